@@ -1,0 +1,40 @@
+# One command each: set up, see it work, check everything.
+#   make setup   .venv with .venv/bin/urushi, once; quick when nothing changed
+#   make demo    the whole job on the embedded booru and the tiny model (WORKSPACE=folder)
+#   make test    format, lint, types, import contracts, tests
+#   make drill   the long kill and fault drills
+
+PYTHON ?= python3
+WORKSPACE ?= demo-workspace
+BIN := .venv/bin
+ROOMS := urushi flows pipeline merge demo tests
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test drill clean
+
+setup: .venv/.set-up
+
+.venv/.set-up: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "urushi needs Python 3.11 or later; name one: make setup PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/urushi demo --workspace $(WORKSPACE)
+
+test: setup
+	$(BIN)/ruff format --check $(ROOMS)
+	$(BIN)/ruff check $(ROOMS)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m "not drill"
+
+drill: setup
+	$(BIN)/pytest -m drill
+
+clean:
+	rm -rf .venv build demo-workspace *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(ROOMS) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,116 @@
+"""The embedded Prefect server: a process of its own that ends with the run that started it.
+
+    with embedded(home) as server: ...         # server.address is "http://127.0.0.1:PORT/api"
+    python -m flows.server SOCKET              # what it starts; ends when its standard input does
+
+Prefect can start a temporary server itself, but that one outlives a killed run for ever. Ours reads
+its standard input, which the operating system closes when the run is gone, however it went.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artefacts.files import translated
+from pipeline.errors import UrushiError
+
+START_SECONDS = 300.0
+"""The first start sets up the database: some 10 seconds, a minute on a busy machine."""
+STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is starting or running."""
+
+    address: str
+    """Of its API."""
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def wait(self, seconds: float = START_SECONDS) -> None:
+        """Returns once it answers.
+
+        Raises:
+            UrushiError: it ended, or does not answer within `seconds`; names its log.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=10) as response:
+                    if response.status == 200:
+                        return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise UrushiError(
+            f"Prefect's server did not start; {self.log} says why. "
+            "Stages can be run by hand without it: urushi download, caption, resize, …"
+        )
+
+
+@contextmanager
+def embedded(home: Path) -> Iterator[Server]:
+    """Starts a server on a free loopback port, logging to home/server.log, and ends it.
+
+    Does not wait for it: `Server.wait` does, once the caller has imported prefect meanwhile.
+
+    Raises:
+        RequestError: `home` cannot be written.
+    """
+    path = home / "server.log"
+    with translated(path):
+        home.mkdir(parents=True, exist_ok=True)
+        log = open(path, "ab")  # noqa: SIM115 - closed below, when the child has it
+    # The child takes over a socket that listens already, so no other process can take its port.
+    with log, socket.create_server(("127.0.0.1", 0)) as listener:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(listener.fileno())],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            pass_fds=[listener.fileno()],
+            # A Ctrl-C is for the run, which still has its end to report to the server.
+            start_new_session=True,
+            env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+        )
+        port = listener.getsockname()[1]
+    try:
+        yield Server(f"http://127.0.0.1:{port}/api", path, process)
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os._exit(1)
+
+
+def main() -> None:
+    import uvicorn
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    application = "prefect.server.api.server:create_app"
+    config = uvicorn.Config(application, factory=True, log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What stages leave on disk and meet through: places, records, receipts, fingerprints, locks."""

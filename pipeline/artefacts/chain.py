@@ -1,0 +1,77 @@
+"""The chain of fingerprints: what each product depends on, and so when it must be made again.
+
+A caption rule changes captions and text shards; latents stand. A new VAE changes latents; captions
+stand. How fast or from which address pictures are fetched changes nothing.
+"""
+
+from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.receipts import Receipt, done
+from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.errors import RequestError
+from pipeline.recipe import DatasetRecipe
+from pipeline.recipe.build import Resize
+
+VERSIONS = {"download": 1, "caption": 1, "resize": 1, "latents": 1, "text": 1, "train": 1}
+"""Raised when a stage's code changes what it makes, so that old products are made again."""
+
+IMAGES_FILE = "images.jsonl"
+CAPTIONS_FILE = "captions.jsonl"
+INDEX_FILE = "index.jsonl"
+FAILURES_FILE = "failures.jsonl"
+
+
+def download_fingerprint(dataset: DatasetRecipe) -> str:
+    """Of the question: site, query, ratings and limit, or the folder; not how it is fetched."""
+    if dataset.folder is not None:
+        asked = {"folder": str(dataset.folder.path)}
+    elif dataset.download is not None:
+        asked = dataset.download.model_dump(
+            mode="json", include={"site", "tags", "ratings", "limit"}
+        )
+    return fingerprint(stage="download", version=VERSIONS["download"], asked=asked)
+
+
+def images_receipt(folder: DatasetFolder, dataset: DatasetRecipe) -> Receipt:
+    """The proof that this dataset's pictures are here; its summary's "pictures" digests their md5s.
+
+    Raises:
+        RequestError: they are not yet.
+    """
+    receipt = done(folder.images, download_fingerprint(dataset))
+    if receipt is None:
+        raise RequestError(
+            f"The pictures of {dataset.name} are not here yet. Run `urushi download` first."
+        )
+    return receipt
+
+
+def caption_fingerprint(dataset: DatasetRecipe, images: Receipt) -> str:
+    """Of the caption rules and of every fact about the pictures."""
+    return fingerprint(
+        stage="caption",
+        version=VERSIONS["caption"],
+        rules=dataset.caption.model_dump(mode="json"),
+        images=images.outputs[IMAGES_FILE].blake3,
+    )
+
+
+def resize_fingerprint(resize: Resize, images: Receipt) -> str:
+    """Of the bucket ladder and of which pictures there are; tags and scores do not matter."""
+    return fingerprint(
+        stage="resize",
+        version=VERSIONS["resize"],
+        ladder=resize.model_dump(mode="json"),
+        pictures=images.summary["pictures"],
+    )
+
+
+def latents_fingerprint(resized: str, vae: str) -> str:
+    """Of the resized pictures' fingerprint and the VAE's digest."""
+    return fingerprint(stage="latents", version=VERSIONS["latents"], resized=resized, vae=vae)
+
+
+def text_fingerprint(captions: str, text_encoders: str) -> str:
+    """Of the captions' fingerprint and the digest of text encoders and tokenizers."""
+    return fingerprint(
+        stage="text", version=VERSIONS["text"], captions=captions, encoders=text_encoders
+    )

@@ -1,0 +1,85 @@
+"""A job: recipes and the workspace they work in. What every stage's `run` takes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.artefacts.receipts import Receipt
+from pipeline.artefacts.workspace import BuildFolder, DatasetFolder, Workspace
+from pipeline.errors import RequestError
+from pipeline.recipe import BuildRecipe, DatasetRecipe, load_any, load_dataset
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage's run came to. `already` is true where a receipt proved it done before."""
+
+    stage: str
+    already: bool
+    summary: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with all that it names. `build` is None for a dataset recipe run by itself."""
+
+    recipe_path: Path
+    workspace: Workspace
+    build: BuildRecipe | None
+    datasets: tuple[tuple[Path, DatasetRecipe], ...]
+    """(file, recipe) of every dataset that the build uses, the main one first."""
+
+    @cached_property
+    def recipe(self) -> BuildRecipe:
+        """The build recipe.
+
+        Raises:
+            RequestError: the job is only a dataset recipe.
+        """
+        if self.build is None:
+            raise RequestError(
+                f"{self.recipe_path} is a dataset recipe; this stage needs a build recipe, "
+                "which says the base and the resolution."
+            )
+        return self.build
+
+    @property
+    def folder(self) -> BuildFolder:
+        return self.workspace.build(self.recipe.name)
+
+    def dataset_folder(self, dataset: DatasetRecipe) -> DatasetFolder:
+        return self.workspace.dataset(dataset.name)
+
+    def dataset_of(self, path: Path) -> DatasetRecipe:
+        """The dataset recipe that was loaded from `path`."""
+        return dict(self.datasets)[path]
+
+
+def load_job(recipe: Path, workspace: Path) -> Job:
+    """Reads `recipe` (of either kind) and every dataset recipe that it names.
+
+    Raises:
+        RecipeError: one of them cannot be read, or two datasets share a name.
+    """
+    loaded = load_any(recipe)
+    if isinstance(loaded, DatasetRecipe):
+        return Job(recipe, Workspace(workspace.resolve()), None, ((recipe.resolve(), loaded),))
+    paths = [loaded.dataset.recipe, *(law.dataset for law in loaded.law())]
+    datasets = tuple((path, load_dataset(path)) for path in dict.fromkeys(paths))
+    names = [dataset.name for _, dataset in datasets]
+    for name in names:
+        if names.count(name) > 1:
+            files = ", ".join(str(path) for path, dataset in datasets if dataset.name == name)
+            raise RequestError(f"Two dataset recipes are named {name}: {files}. Rename one.")
+    return Job(recipe, Workspace(workspace.resolve()), loaded, datasets)
+
+
+def upstream(receipt: Receipt | None, stage: str, verb: str) -> Receipt:
+    """The receipt of the stage before, which must be there.
+
+    Raises:
+        RequestError: it is not; names the command that makes it.
+    """
+    if receipt is None:
+        raise RequestError(f"{stage} has not finished yet. Run `urushi {verb}` first.")
+    return receipt

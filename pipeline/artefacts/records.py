@@ -1,0 +1,117 @@
+"""The rows that stages hand to one another: one frozen record per boundary, JSON lines on disk."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.artefacts.files import write_bytes
+from pipeline.errors import UrushiError
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImageRecord(Record):
+    """An original on disk and the facts that captions need. download -> caption, resize."""
+
+    md5: str
+    """Of the file's bytes; the image's name everywhere."""
+    path: str
+    """Relative to the dataset's folder, or absolute for pictures that stay in the user's folder."""
+    width: int
+    height: int
+    """Pixels, as the source states them (0 where it does not)."""
+    tags: dict[str, tuple[str, ...]]
+    """Tag names as the source spells them, by category, in the source's order."""
+    score: int | None
+    rating: str
+    source: str
+    """Where it came from: "danbooru:123", or a file name."""
+
+
+class CaptionRecord(Record):
+    """caption -> cache."""
+
+    md5: str
+    caption: str
+    score: int | None
+    """The score that chose the quality word."""
+
+
+class ResizedRecord(Record):
+    """resize -> cache."""
+
+    md5: str
+    file: str
+    """Relative to the folder of the index."""
+    width: int
+    height: int
+    """The bucket, pixels."""
+    original_width: int
+    original_height: int
+    """Pixels after the EXIF turn."""
+    crop_left: int
+    crop_top: int
+    """Pixels cut off after scaling, for SDXL's conditioning."""
+
+
+class LatentRecord(Record):
+    """cache -> train: row `row` of a latent shard."""
+
+    md5: str
+    shard: str
+    """File name, relative to the folder of the index."""
+    row: int
+    width: int
+    height: int
+    """The bucket, pixels."""
+
+
+class TextRecord(Record):
+    """cache -> train: row `row` of a text shard. The empty caption has md5 ""."""
+
+    md5: str
+    shard: str
+    row: int
+
+
+class Failure(Record):
+    """An item that could not be done, and why; it does not stop its stage."""
+
+    md5: str
+    reason: str
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Writes one JSON object a line, atomically."""
+    lines = "".join(record.model_dump_json() + "\n" for record in records)
+    write_bytes(path, lines.encode())
+
+
+def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+    """The records in `path`.
+
+    Raises:
+        UrushiError: the file is missing or a line of it is not such a record.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UrushiError(f"{path} is missing. Run the stage that makes it again.") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UrushiError(
+                f"{path}, line {number} is damaged ({reason}). "
+                "Delete the file and run its stage again."
+            ) from None
+    return records

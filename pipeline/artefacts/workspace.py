@@ -1,0 +1,128 @@
+"""Where everything lies. The only place that knows the workspace's layout."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artefacts.identity import Identities
+
+
+@dataclass(frozen=True)
+class DatasetFolder:
+    """WORKSPACE/datasets/NAME."""
+
+    root: Path
+
+    @property
+    def posts(self) -> Path:
+        """SQLite: every fact about every post, artists included."""
+        return self.root / "posts.sqlite"
+
+    @property
+    def originals(self) -> Path:
+        return self.root / "originals"
+
+    def original(self, md5: str, extension: str) -> Path:
+        """originals/ab/cd/MD5.ext."""
+        return self.originals / md5[:2] / md5[2:4] / f"{md5}.{extension}"
+
+    @property
+    def images(self) -> Path:
+        """The folder of images.jsonl (ImageRecord), failures.jsonl and download's receipt."""
+        return self.root / "images"
+
+    def captions(self, fingerprint: str) -> Path:
+        return self.root / "captions" / fingerprint
+
+    def resized(self, fingerprint: str) -> Path:
+        return self.root / "resized" / fingerprint
+
+    def cache(self, fingerprint: str) -> Path:
+        return self.root / "cache" / fingerprint
+
+
+@dataclass(frozen=True)
+class RoundFolder:
+    """WORKSPACE/builds/NAME/rounds/NN."""
+
+    root: Path
+
+    @property
+    def lora(self) -> Path:
+        return self.root / "lora.safetensors"
+
+    @property
+    def train(self) -> Path:
+        """Resume state and the log of losses."""
+        return self.root / "train"
+
+    @property
+    def held_out(self) -> Path:
+        return self.root / "heldout.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint.safetensors"
+
+    @property
+    def grid(self) -> Path:
+        return self.root / "grid.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """WORKSPACE/builds/NAME."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as run, with every default spelled out."""
+        return self.root / "recipe.toml"
+
+    @property
+    def ledger(self) -> Path:
+        """build.json: everything per round."""
+        return self.root / "build.json"
+
+    @property
+    def split(self) -> Path:
+        """The held-out manifest: pictures, timesteps, noise seeds."""
+        return self.root / "heldout.json"
+
+    @property
+    def final(self) -> Path:
+        return self.root / "final.safetensors"
+
+    @property
+    def final_lora(self) -> Path:
+        return self.root / "final.lora.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def round(self, number: int) -> RoundFolder:
+        """Round `number`, from 1; 0 is the origin's folder, which holds its samples."""
+        return RoundFolder(self.root / "rounds" / f"{number:02d}")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds all datasets and builds."""
+
+    root: Path
+
+    def dataset(self, name: str) -> DatasetFolder:
+        return DatasetFolder(self.root / "datasets" / name)
+
+    def build(self, name: str) -> BuildFolder:
+        return BuildFolder(self.root / "builds" / name)
+
+    @property
+    def identities(self) -> Identities:
+        """Remembered digests of large files."""
+        return Identities(self.root / "identities.json")

@@ -1,0 +1,1 @@
+"""Bucketed pictures and captions into shards of latents and text embeddings."""

@@ -1,0 +1,1 @@
+"""Tags and a score into caption text: score words in, artist names out."""

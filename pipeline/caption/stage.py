@@ -1,0 +1,167 @@
+"""Images into captions: tags and score, by the rules of the dataset recipe's [caption].
+
+    urushi caption RECIPE
+
+Captions are derived: a changed rule writes them anew, in another folder, and touches nothing else.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.artefacts.chain import (
+    CAPTIONS_FILE,
+    IMAGES_FILE,
+    caption_fingerprint,
+    images_receipt,
+)
+from pipeline.artefacts.job import Job, Outcome
+from pipeline.artefacts.locks import locked
+from pipeline.artefacts.receipts import Receipt, done, write_receipt
+from pipeline.artefacts.records import ImageRecord, read_records, write_records
+from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.caption.rules import (
+    Rules,
+    Written,
+    artists_can_be_told,
+    compile_rules,
+    write_caption,
+)
+from pipeline.errors import UrushiError
+from pipeline.progress import Progress
+from pipeline.recipe import DatasetRecipe
+
+_BATCH = 500
+"""Captions between two movements of the bar."""
+
+
+def run(job: Job, progress: Progress) -> Outcome:
+    """Captions of every dataset of `job`.
+
+    Raises:
+        RequestError: a dataset has no pictures yet.
+        UrushiError: artists cannot be told from other tags, or a record is damaged.
+    """
+    already, lines = True, []
+    for _, dataset in job.datasets:
+        folder = job.dataset_folder(dataset)
+        images = images_receipt(folder, dataset)
+        fingerprint = caption_fingerprint(dataset, images)
+        receipt = done(folder.captions(fingerprint), fingerprint)
+        if receipt is None:
+            already = False
+            receipt = _caption(dataset, folder, images, fingerprint, progress)
+        lines.append(f"{dataset.name}: {receipt.summary['captions']:,} captions")
+    return Outcome("caption", already, ", ".join(lines))
+
+
+def _caption(
+    dataset: DatasetRecipe,
+    folder: DatasetFolder,
+    images_receipt: Receipt,
+    fingerprint: str,
+    progress: Progress,
+) -> Receipt:
+    started = time.monotonic()
+    with locked(folder.root):
+        images = sorted(
+            read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
+        )
+        _check(dataset, folder, images)
+        rules = compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
+        written = _write_all(dataset.name, images, rules, progress)
+        captions = folder.captions(fingerprint) / CAPTIONS_FILE
+        write_records(captions, (one.record for one in written))
+        receipt = write_receipt(
+            captions.parent,
+            "caption",
+            fingerprint,
+            inputs={
+                "images": images_receipt.outputs[IMAGES_FILE].blake3,
+                "rules": dataset.caption.model_dump(mode="json"),
+            },
+            outputs=[captions],
+            summary=_summary(dataset, images, written),
+            seconds=time.monotonic() - started,
+        )
+    _say(dataset, receipt.summary, progress)
+    return receipt
+
+
+def _check(dataset: DatasetRecipe, folder: DatasetFolder, images: Sequence[ImageRecord]) -> None:
+    if dataset.download is None:
+        return
+    if images and not artists_can_be_told(images):
+        raise UrushiError(
+            f"The tags of {dataset.name} came without categories, so artist names cannot be told "
+            "from other tags, and they must not reach a caption. Is "
+            f"{dataset.download.host or dataset.download.site} really a "
+            f"{dataset.download.site} site? Pictures with tags of your own go in by [folder]."
+        )
+    # Ratings are asked for in the query and checked when posts arrive; this is the last look before
+    # a picture can be trained on. Sites write "general" or "g": the first letters are enough.
+    asked = {rating[0] for rating in dataset.download.ratings}
+    wider = [image for image in images if image.rating[:1].lower() not in asked]
+    if wider:
+        raise UrushiError(
+            f"Pictures of {dataset.name} with a rating that [download].ratings does not list: "
+            f"{len(wider):,}, such as {wider[0].md5} ({wider[0].rating or 'none'}). Delete "
+            f"{folder.images / 'receipt.json'} and run `urushi download` again."
+        )
+
+
+def _write_all(
+    name: str, images: Sequence[ImageRecord], rules: Rules, progress: Progress
+) -> list[Written]:
+    written: list[Written] = []
+    with progress.bar(f"caption {name}", len(images), "captions") as bar:
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            written += [write_caption(image, rules) for image in batch]
+            bar.advance(len(batch))
+    return written
+
+
+def _summary(
+    dataset: DatasetRecipe, images: Sequence[ImageRecord], written: Sequence[Written]
+) -> dict[str, Any]:
+    words = Counter(one.word for one in written)
+    table = {word.strip(): words[word.strip()] for _, word in dataset.caption.quality}
+    table[""] = words[""]
+    naming = Counter(tag for one in written for tag, why in one.dropped if why == "names an artist")
+    return {
+        "captions": len(written),
+        "quality": table,
+        "without_score": sum(image.score is None for image in images),
+        "without_tags": sum(not any(image.tags.values()) for image in images),
+        "empty": sum(not one.record.caption for one in written),
+        "dropped": dict(sorted(Counter(why for one in written for _, why in one.dropped).items())),
+        # So that someone can see which harmless tags an artist's name took along.
+        "naming_artists": dict(naming.most_common(20)),
+    }
+
+
+def _say(dataset: DatasetRecipe, summary: dict[str, Any], progress: Progress) -> None:
+    """The table that a person should see before training, and whatever looks wrong."""
+    total = summary["captions"]
+    if summary["without_score"] == total:
+        progress.say(f"{dataset.name}: {total:,} captions; no scores, so no quality words")
+    else:
+        progress.say(f"{dataset.name}: {total:,} captions, by quality word:")
+        cuts: dict[str, int] = {}
+        for least, word in dataset.caption.quality:
+            cuts[word.strip()] = least
+        for word, count in summary["quality"].items():
+            reason = f"score {cuts[word]:,} and up" if word else "below, or no score"
+            share = count / total
+            progress.say(f"  {word or '(none)':<16} {count:>8,}  {share:>4.0%}  {reason}")
+    if summary["without_tags"]:
+        progress.say(f"  pictures without any tag: {summary['without_tags']:,}")
+    if summary["empty"]:
+        progress.say(f"  empty captions: {summary['empty']:,}")
+    if "artist" not in dataset.caption.drop_categories:
+        progress.say(
+            '  [caption].drop_categories does not list "artist"; '
+            "artist names are left out all the same"
+        )

@@ -1,0 +1,158 @@
+"""A [folder] recipe into images/: pictures that the user has, hashed, checked, and left alone.
+
+Tags come from NAME.txt beside NAME.jpg, comma-separated. They count as general tags: whoever wrote
+them meant them for the caption.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artefacts.chain import download_fingerprint
+from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.receipts import Receipt
+from pipeline.artefacts.records import Failure, ImageRecord
+from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, check
+from pipeline.download.images import merged_tags, write_images
+from pipeline.errors import RequestError
+from pipeline.progress import Progress
+from pipeline.recipe import DatasetRecipe
+from pipeline.recipe.dataset import Folder
+
+SUFFIXES = frozenset(f".{extension}" for extension in (*FOLDER_EXTENSIONS, "jpeg"))
+SIDECAR = ".txt"
+THREADS = 2
+"""Pictures read and decoded at the same time."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pictures of a folder, and a digest of how they and their sidecars lie there."""
+
+    pictures: tuple[Path, ...]
+    digest: str
+
+
+def look(asked: Folder) -> Listing:
+    """What lies in the folder now.
+
+    Raises:
+        RequestError: it is not there, cannot be read, or holds no pictures.
+    """
+    root = asked.path
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise RequestError(f"[folder].path = {root} {what}.")
+    found = sorted(_walk(root))
+    pictures = tuple(path for path in found if path.suffix.lower() in SUFFIXES)
+    if not pictures:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise RequestError(f"[folder].path = {root} holds no pictures ({kinds}).")
+    marks = [[str(path.relative_to(root)), *_mark(path)] for path in found]
+    return Listing(pictures, fingerprint(root=str(root), files=marks))
+
+
+def from_folder(
+    dataset: DatasetRecipe, listing: Listing, folder: DatasetFolder, progress: Progress
+) -> Receipt:
+    """Records the pictures of `listing` in `folder`, whose lock is held.
+
+    Raises:
+        RequestError: none of them can be used, or the workspace cannot be written to.
+    """
+    began = time.monotonic()
+    found: dict[str, list[ImageRecord]] = {}
+    failures: list[Failure] = []
+    with (
+        progress.bar(f"download {dataset.name}", len(listing.pictures), "pictures") as bar,
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        for result in pool.map(_read, listing.pictures):
+            if isinstance(result, Failure):
+                failures.append(result)
+                bar.note(f"{len(failures)} not usable")
+            else:
+                found.setdefault(result.md5, []).append(result)
+            bar.advance()
+    if not found:
+        raise RequestError(
+            f"None of the {len(failures)} pictures in [folder].path can be used: "
+            f"{failures[0].reason}."
+        )
+    return write_images(
+        folder,
+        download_fingerprint(dataset),
+        [_once(copies) for copies in found.values()],
+        failures,
+        inputs={"folder": listing.digest},
+        seconds=time.monotonic() - began,
+    )
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Pictures and sidecars. Hidden files are left out: thumbnails and resource forks are such."""
+
+    def refuse(error: OSError) -> None:
+        raise RequestError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    for place, folders, names in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.suffix.lower() in (*SUFFIXES, SIDECAR):
+                yield path
+
+
+def _mark(path: Path) -> list[Any]:
+    try:
+        stat = path.stat()
+    except OSError:  # A dangling link, say: it is told of when it is read.
+        return [None, None]
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _read(path: Path) -> ImageRecord | Failure:
+    md5 = ""
+    try:
+        with open(path, "rb") as handle:
+            hasher = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False))
+        md5 = hasher.hexdigest()
+        picture = check(path, FOLDER_EXTENSIONS)
+        tags = _sidecar(path.with_suffix(SIDECAR))
+    except Unusable as error:
+        return Failure(md5=md5, reason=f"{path}: {error}")
+    except OSError as error:
+        return Failure(md5=md5, reason=f"{path}: it cannot be read: {error.strerror or error}")
+    return ImageRecord(
+        md5=md5,
+        path=str(path.absolute()),
+        width=picture.size.width,
+        height=picture.size.height,
+        tags={"general": tags} if tags else {},
+        score=None,
+        rating="general",
+        source=path.name,
+    )
+
+
+def _sidecar(path: Path) -> tuple[str, ...]:
+    """The tags in NAME.txt; none where there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return ()
+    except UnicodeDecodeError:
+        raise Unusable(f"its {path.name} is not UTF-8 text") from None
+    parts = (part.strip() for line in text.splitlines() for part in line.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _once(copies: Sequence[ImageRecord]) -> ImageRecord:
+    """One record for equal files: the first one's place, the tags of all."""
+    return copies[0].model_copy(update={"tags": merged_tags(copy.tags for copy in copies)})

@@ -1,0 +1,37 @@
+"""What went wrong on the way to a site, in a few words that a person can use."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import requests
+
+RESUMABLE = "What was fetched stands: run the same command again to go on."
+
+
+def reason(error: BaseException) -> str:
+    """A network error of requests' or aiohttp's, without the object addresses that those print."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "the connection was refused"
+    if any(isinstance(cause, TimeoutError | requests.Timeout) for cause in causes):
+        return "it does not answer in time"
+    for cause in causes:
+        if isinstance(cause, socket.gaierror | ssl.SSLError):
+            return str(cause.strerror or cause)
+    return "the connection broke off"
+
+
+def unreachable(address: str, error: BaseException, tries: int, seconds: float) -> str:
+    """The sentence for a host that is down."""
+    return (
+        f"{address} cannot be reached: {reason(error)} (tried {tries} times in {seconds:.0f} s). "
+        f"Check that it is up and that [download].host and the network are right. {RESUMABLE}"
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__

@@ -1,0 +1,217 @@
+"""A base into networks: float32, frozen, in evaluation mode; offline if it has configurations.
+
+Single files and diffusers folders give the same networks. A round's checkpoint, in the layout of
+its base, loads with the base's configurations.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from safetensors import safe_open
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from pipeline.errors import RequestError
+from pipeline.models.fitting import fitting, misfit, quiet
+from pipeline.models.header import Header, read_header
+from pipeline.models.inspect import BaseFacts, inspect, require_supported
+from pipeline.models.layout import (
+    SCHEDULER_FILE,
+    TEXT,
+    TOKENIZER,
+    UNET,
+    VAE,
+    Component,
+    fetched_configurations,
+    read_configuration,
+    weights_of,
+)
+from pipeline.models.schedule import sampling_scheduler, training_scheduler
+from pipeline.models.text import TextStack
+from pipeline.recipe.build import Base
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+Network = TypeVar("Network", bound=ModelMixin)
+
+TEXT_PARTS = ("embeddings.", "encoder.", "final_layer_norm.")
+
+
+def load_unet(base: Base, checkpoint: Path | None = None) -> UNet2DConditionModel:
+    """The UNet of `base`, or of a round's `checkpoint` over it.
+
+    Raises:
+        RequestError: a file is missing or wrong, or weights and configurations do not fit.
+    """
+    _supported(base)
+    return _network(UNet2DConditionModel, base, UNET, checkpoint)
+
+
+def load_vae(base: Base, checkpoint: Path | None = None) -> AutoencoderKL:
+    """The VAE, of `checkpoint` where that has one. Raises as `load_unet` does."""
+    _supported(base)
+    return _network(AutoencoderKL, base, VAE, checkpoint)
+
+
+def load_text(base: Base, checkpoint: Path | None = None) -> TextStack:
+    """Tokenizer and text encoder. Raises as `load_unet` does."""
+    _supported(base)
+    folder = fetched_configurations(base)
+    source = _source(base, checkpoint, TEXT)
+    with quiet(), fitting(source, folder, TEXT):
+        config = CLIPTextConfig.from_pretrained(folder / TEXT.folder, local_files_only=True)
+        # Built empty: drawing weights to throw away would cost time and move torch's generator.
+        with init_empty_weights():
+            encoder = CLIPTextModel(config)
+        nested = any(name.startswith("text_model.") for name in encoder.state_dict())
+        tensors = {f"text_model.{k}" if nested else k: v for k, v in _text_tensors(source).items()}
+        encoder.load_state_dict(tensors, strict=True, assign=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
+    if not 2 < len(tokenizer) <= config.vocab_size:
+        raise RequestError(
+            f"The tokenizer in {folder / TOKENIZER} has {len(tokenizer)} tokens, and the text "
+            f"encoder in {source} {config.vocab_size}. "
+            "Set [base].config to the checkpoint's own folder."
+        )
+    return TextStack(tokenizer, encoder.float().eval().requires_grad_(False))
+
+
+def load_scheduler(base: Base) -> DDPMScheduler:
+    """The noise schedule and prediction type that the base was trained with."""
+    facts = _supported(base)
+    return training_scheduler(
+        read_configuration(fetched_configurations(base) / SCHEDULER_FILE), facts
+    )
+
+
+def load_pipeline(base: Base, checkpoint: Path | None = None) -> "StableDiffusionPipeline":
+    """Everything that draws, with a DDIM scheduler and without a safety checker or bars."""
+    facts = _supported(base)
+    text = load_text(base, checkpoint)
+    configuration = read_configuration(fetched_configurations(base) / SCHEDULER_FILE)
+    with quiet():
+        # Imported here: it asks for torchvision aloud, and only drawing needs it.
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline(
+            vae=load_vae(base, checkpoint),
+            text_encoder=text.encoder,
+            tokenizer=text.tokenizer,
+            unet=load_unet(base, checkpoint),
+            scheduler=sampling_scheduler(configuration, facts),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _supported(base: Base) -> BaseFacts:
+    facts = inspect(base)
+    require_supported(facts)
+    return facts
+
+
+def _source(base: Base, checkpoint: Path | None, component: Component) -> Path:
+    """The file or folder to take a component from: a round's file may hold the UNet alone."""
+    if checkpoint is None or component is UNET:
+        return checkpoint or base.checkpoint
+    if checkpoint.is_dir():
+        return checkpoint if (checkpoint / component.folder).is_dir() else base.checkpoint
+    names = read_header(checkpoint).tensors
+    return checkpoint if any(n.startswith(component.prefix) for n in names) else base.checkpoint
+
+
+def _network(
+    kind: type[Network], base: Base, component: Component, checkpoint: Path | None
+) -> Network:
+    folder = fetched_configurations(base)
+    source = _source(base, checkpoint, component)
+    with quiet():
+        if source.is_dir():
+            network = _from_folder(kind, source, component)
+        else:
+            network = _from_file(kind, source, folder, component)
+    network.eval().requires_grad_(False)
+    return network
+
+
+def _from_folder(kind: type[Network], source: Path, component: Component) -> Network:
+    variant = weights_of(source, component).variant
+    network: Network
+    with fitting(source, source, component):
+        network, report = kind.from_pretrained(
+            source,
+            subfolder=component.folder,
+            variant=variant,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    # diffusers fills what is missing with random numbers and drops what it does not know.
+    astray = sorted([*report["missing_keys"], *report["unexpected_keys"]])
+    if astray:
+        raise misfit(source, source, component, f"{len(astray)} names differ, such as {astray[0]}")
+    return network
+
+
+def _from_file(kind: type[Network], source: Path, folder: Path, component: Component) -> Network:
+    header = read_header(source)
+    network: Network
+    with fitting(source, folder, component):
+        network = kind.from_single_file(
+            _tensors(source, _names(header, component)),
+            config=str(folder),
+            subfolder=component.folder,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+        )
+    held = sum(header.tensors[name].elements for name in _counted(header, component))
+    taken = sum(tensor.numel() for tensor in network.state_dict().values())
+    # diffusers drops layers that the configuration does not have without an error.
+    if held != taken:
+        raise misfit(
+            source, folder, component, f"{held:,} weights in the file, {taken:,} by configuration"
+        )
+    return network
+
+
+def _names(header: Header, component: Component) -> list[str]:
+    """The component's tensors; all, where a file holds one component in diffusers' own names."""
+    names = [name for name in header.tensors if name.startswith(component.prefix)]
+    return names or list(header.tensors)
+
+
+def _counted(header: Header, component: Component) -> list[str]:
+    parts = tuple(component.prefix + part for part in component.parts)
+    names = _names(header, component)
+    return [n for n in names if n.startswith(parts) or not n.startswith(component.prefix)]
+
+
+def _tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in names}
+
+
+def _text_tensors(source: Path) -> dict[str, Tensor]:
+    """The text encoder's tensors by their bare names.
+
+    Files of every age are met: with and without `text_model.`, with `position_ids`, which is no
+    weight, and with the projection that only SDXL uses.
+    """
+    prefix = "" if source.is_dir() else f"{TEXT.prefix}transformer."
+    files = weights_of(source, TEXT).files if source.is_dir() else (source,)
+    tensors = {}
+    for file in files:
+        names = [name for name in read_header(file).tensors if name.startswith(prefix)]
+        for name, tensor in _tensors(file, names).items():
+            bare = name.removeprefix(prefix).removeprefix("text_model.")
+            if bare.startswith(TEXT_PARTS) and not bare.endswith("position_ids"):
+                tensors[bare] = tensor
+    return tensors

@@ -1,0 +1,1 @@
+"""Checkpoints and prompts into sample grids and report.html: one noise for origin and rounds."""

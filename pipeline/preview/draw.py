@@ -1,0 +1,126 @@
+"""Prompts into pictures through diffusers' pipeline, from the same noise for any checkpoint.
+
+The only file of this room that imports torch.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.errors import UrushiError
+from pipeline.models.load import load_pipeline
+from pipeline.progress import Bar, Progress
+from pipeline.recipe import Size
+from pipeline.recipe.build import Base, Preview
+
+BATCH = 8
+"""Pictures drawn together at most."""
+BATCH_PIXELS = BATCH * 512 * 512
+"""And at most so many pixels, which keeps an SD 1.5 on a CPU within a few GB."""
+
+
+def initial_noise(seed: int, index: int, channels: int, size: Size) -> torch.Tensor:
+    """(1, channels, height, width) float32 on the CPU for prompt number `index`; size of latents.
+
+    A function of seed and index alone, so every checkpoint starts a prompt from the same noise,
+    on every device, however prompts are batched. Seeds count up from prompt to prompt, as user
+    interfaces count them through a batch.
+    """
+    generator = torch.Generator("cpu").manual_seed((seed + index) % 2**63)
+    return torch.randn(
+        (1, channels, size.height, size.width), generator=generator, dtype=torch.float32
+    )
+
+
+def batches(count: int, size: Size, limit: int = BATCH) -> list[range]:
+    """Prompt numbers 0..count-1 in runs of at most `limit` pictures and BATCH_PIXELS pixels."""
+    step = max(1, min(limit, BATCH_PIXELS // size.area))
+    return [range(first, min(first + step, count)) for first in range(0, count, step)]
+
+
+def draw(
+    base: Base,
+    checkpoint: Path | None,
+    preview: Preview,
+    size: Size,
+    progress: Progress,
+    *,
+    what: str,
+) -> list[Image.Image]:
+    """One RGB picture of `size` pixels per prompt, in order.
+
+    Raises:
+        RequestError: the base or the checkpoint cannot be loaded.
+        UrushiError: the device has no memory for even one picture.
+    """
+    if not preview.prompts:
+        return []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe = load_pipeline(base, checkpoint).to(device)
+    pipe.set_progress_bar_config(disable=True)
+    # Decoding holds full-size activations, so it goes picture by picture, whatever the batch.
+    pipe.vae.enable_slicing()
+    limit = BATCH
+    while True:
+        try:
+            pictures = _draw_all(pipe, preview, size, limit, progress, what)
+            break
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if limit == 1:
+                raise UrushiError(
+                    f"The GPU has no memory for one picture of {size}. "
+                    "Set a smaller width and height in [preview], or close what else uses the GPU."
+                ) from None
+            limit //= 2
+    broken = sum(not np.isfinite(picture).all() for picture in pictures)
+    if broken:
+        progress.say(
+            f"{what}: {broken} of {len(pictures)} pictures have values that are not numbers and "
+            "come out black. These weights are broken; a lower learning rate helps most often."
+        )
+    return [_to_image(picture) for picture in pictures]
+
+
+def _draw_all(
+    pipe: Any, preview: Preview, size: Size, limit: int, progress: Progress, what: str
+) -> list[np.ndarray[Any, Any]]:
+    """Pictures as (H, W, 3) float32 in 0..1."""
+    factor = int(pipe.vae_scale_factor)
+    latent = Size(size.width // factor, size.height // factor)
+    channels = int(pipe.unet.config.in_channels)
+    runs = batches(len(preview.prompts), size, limit)
+    pictures: list[np.ndarray[Any, Any]] = []
+    with progress.bar(what, preview.steps * len(runs), "step") as bar:
+        for run in runs:
+            noise = torch.cat([initial_noise(preview.seed, i, channels, latent) for i in run])
+            result = pipe(
+                prompt=[preview.prompts[i] for i in run],
+                negative_prompt=[preview.negative] * len(run),
+                width=size.width,
+                height=size.height,
+                num_inference_steps=preview.steps,
+                guidance_scale=preview.guidance,
+                latents=noise.to(pipe.unet.dtype),
+                output_type="np",
+                callback_on_step_end=_ticking(bar),
+            )
+            pictures.extend(result.images)
+    return pictures
+
+
+def _ticking(bar: Bar) -> Any:
+    def tick(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        bar.advance()
+        return tensors
+
+    return tick
+
+
+def _to_image(picture: np.ndarray[Any, Any]) -> Image.Image:
+    """(H, W, 3) in 0..1 to 8 bits."""
+    finite = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0)
+    return Image.fromarray((finite.clip(0, 1) * 255).round().astype(np.uint8))

@@ -1,0 +1,108 @@
+"""One checkpoint into one picture per prompt: folder/NN.png, and a receipt, so as to draw once.
+
+Imports torch only when something has to be drawn. By hand: `urushi preview RECIPE`.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.artefacts.files import atomic, translated
+from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.receipts import NAME, done, write_receipt
+from pipeline.progress import Progress
+from pipeline.recipe import Size
+from pipeline.recipe.build import Base, BuildRecipe, Preview
+
+VERSION = 1
+"""Raised when the same settings would draw other pictures."""
+SIDE_STEP = 8
+"""Picture sides are multiples of so many pixels, as the UNet's and VAE's halvings ask."""
+
+
+def sample_size(recipe: BuildRecipe) -> Size:
+    """[preview]'s sides; by default [resize].resolution, down to a multiple of 8."""
+    side = max(SIDE_STEP, recipe.resize.resolution // SIDE_STEP * SIDE_STEP)
+    return Size(recipe.preview.width or side, recipe.preview.height or side)
+
+
+def settings(preview: Preview, size: Size) -> dict[str, Any]:
+    """All that the pictures depend on beside the checkpoint, as JSON values."""
+    return {
+        "prompts": list(preview.prompts),
+        "negative": preview.negative,
+        "seed": preview.seed,
+        "steps": preview.steps,
+        "guidance": preview.guidance,
+        "width": size.width,
+        "height": size.height,
+    }
+
+
+def sample_fingerprint(identity: str, preview: Preview, size: Size) -> str:
+    """Of the checkpoint's identity and the settings; enlargement is the grid's business."""
+    return fingerprint(
+        stage="preview", version=VERSION, identity=identity, settings=settings(preview, size)
+    )
+
+
+def picture_paths(folder: Path, count: int) -> list[Path]:
+    """folder/00.png, 01.png, …: one per prompt, in the recipe's order."""
+    return [folder / f"{index:02d}.png" for index in range(count)]
+
+
+def is_sampled(preview: Preview, size: Size, folder: Path, identity: str) -> bool:
+    """Whether `folder` already holds these pictures of this checkpoint."""
+    return done(folder, sample_fingerprint(identity, preview, size)) is not None
+
+
+def sample(
+    base: Base,
+    checkpoint: Path | None,
+    preview: Preview,
+    size: Size,
+    folder: Path,
+    identity: str,
+    progress: Progress,
+    *,
+    what: str = "samples",
+) -> list[Path]:
+    """Draws every prompt with the origin (`checkpoint` None) or a round's checkpoint into `folder`.
+
+    Does nothing where a receipt proves it done. Hold the lock of the build that `folder` is in.
+
+    Args:
+        size: of a picture, pixels.
+        identity: of the weights; the same weights must have the same one.
+        what: the bar's name.
+
+    Raises:
+        RequestError: the base or the checkpoint cannot be loaded, or `folder` not written.
+        DiskFullError: no room left.
+    """
+    paths = picture_paths(folder, len(preview.prompts))
+    if is_sampled(preview, size, folder, identity):
+        return paths
+    from pipeline.preview.draw import draw
+
+    start = time.monotonic()
+    pictures = draw(base, checkpoint, preview, size, progress, what=what)
+    # The older receipt goes first: it must not vouch for a mixture of old and new pictures.
+    with translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / NAME).unlink(missing_ok=True)
+        for stale in folder.glob("*.png"):
+            stale.unlink()
+    for path, picture in zip(paths, pictures, strict=True):
+        with atomic(path) as temporary:
+            picture.save(temporary, format="PNG")
+    write_receipt(
+        folder,
+        "preview",
+        sample_fingerprint(identity, preview, size),
+        inputs={"identity": identity, **settings(preview, size)},
+        outputs=paths,
+        summary={"pictures": len(paths)},
+        seconds=time.monotonic() - start,
+    )
+    return paths

@@ -1,0 +1,21 @@
+"""TOML into typed, frozen, validated recipes: what the pictures are, and what is done with them.
+
+    from pipeline.recipe import load_build, load_dataset
+
+Raises RecipeError, which names key, file and remedy.
+"""
+
+from pipeline.recipe.build import BuildRecipe, RoundLaw
+from pipeline.recipe.dataset import DatasetRecipe
+from pipeline.recipe.load import load_any, load_build, load_dataset
+from pipeline.recipe.size import Size
+
+__all__ = [
+    "BuildRecipe",
+    "DatasetRecipe",
+    "RoundLaw",
+    "Size",
+    "load_any",
+    "load_build",
+    "load_dataset",
+]

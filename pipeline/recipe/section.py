@@ -1,0 +1,34 @@
+"""What recipe sections share: frozen, unknown keys refused, paths meant from the recipe's place."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+
+class Section(BaseModel):
+    """One table of a recipe."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+def _from_recipe_folder(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    path = path.expanduser()
+    return path if folder is None or path.is_absolute() else (Path(folder) / path).resolve()
+
+
+def _not_empty(path: object) -> object:
+    if path == "":
+        # It would quietly mean the recipe's own folder.
+        raise ValueError('is empty; write "." for the recipe\'s own folder')
+    return path
+
+
+RecipePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_recipe_folder)]
+"""A path; a relative one is meant from the folder of the recipe that names it."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+"""A name that becomes a folder: lower-case letters, digits, `_` and `-`."""

@@ -1,0 +1,1 @@
+"""Originals into pictures on an aspect-ratio bucket ladder, stored without loss."""

@@ -1,0 +1,90 @@
+"""Decoded pixels of any mode into 8-bit sRGB on white, with Pillow.
+
+Profiles are obeyed: a picture in Display P3 or Adobe RGB looks pale where its numbers are taken
+for sRGB's. A profile that cannot be used, or is of another colour space than the pixels, is no
+reason to lose a picture: it is left aside, as browsers do.
+"""
+
+import io
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+_NOTICEABLE = 2
+"""Levels of 255: profiles that stay below are sRGB under another name."""
+
+
+def needs_conversion(profile: bytes, mode: str) -> bool:
+    """Whether pixels of Pillow's `mode` look different once `profile` is obeyed."""
+    return bool(profile) and _changes(profile, _colours_of(mode))
+
+
+def to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """`image` as mode RGB: profile obeyed, 16 bits to the upper 8, transparency laid over white."""
+    image = _eight_bits(image)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    elif "transparency" in image.info:
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    elif image.mode in ("RGBX", "YCbCr"):
+        image = image.convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    if alpha is not None:
+        image = image.convert(image.mode[:-1])
+    if needs_conversion(profile, image.mode):
+        image = _to_srgb(image, profile)
+    image = image.convert("RGB")
+    if alpha is None:
+        return image
+    paper = Image.new("RGB", image.size, "white")
+    paper.paste(image, mask=alpha)
+    return paper
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I;16"):
+        return image
+    # By hand, because Pillow's own conversion has clipped in one version and shifted in another.
+    return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+
+
+def _colours_of(mode: str) -> str:
+    if mode in ("1", "L", "LA") or mode.startswith("I;16"):
+        return "L"
+    return "CMYK" if mode == "CMYK" else "RGB"
+
+
+@lru_cache(maxsize=64)
+def _changes(profile: bytes, colours: str) -> bool:
+    """Tried on a grid of colours, because names say little: there are dozens of sRGB profiles."""
+    levels = np.linspace(0, 255, 18).astype(np.uint8)
+    if colours == "L":
+        grid = Image.fromarray(levels[None, :])
+    elif colours == "RGB":
+        axes = np.meshgrid(levels, levels, levels, indexing="ij")
+        grid = Image.fromarray(np.stack(axes, axis=-1).reshape(1, -1, 3))
+    else:
+        grid = Image.new("CMYK", (1, 1))
+    try:
+        converted = _to_srgb(grid, profile)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return False
+    if colours == "CMYK":
+        return True
+    plain = np.asarray(grid.convert("RGB")).astype(int)
+    return bool(np.abs(np.asarray(converted).astype(int) - plain).max() > _NOTICEABLE)
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Raises PyCMSError for a profile that is damaged or meant for other colours."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if source.profile.xcolor_space.strip() != _SPACES[image.mode]:
+        raise ImageCms.PyCMSError("the profile is for another colour space")
+    target = ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    assert converted is not None  # Only in-place conversion returns nothing.
+    return converted

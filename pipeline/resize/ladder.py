@@ -1,0 +1,108 @@
+"""The aspect-ratio bucket ladder, and where a picture comes to lie in its bucket: pure arithmetic.
+
+The field trains on pictures of about the same area and of many shapes, batched by bucket (NovelAI's
+aspect ratio bucketing; kohya's sd-scripts builds its ladder the same way).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import RequestError
+from pipeline.recipe import Size
+from pipeline.recipe.build import Resize
+
+_WEBP_LONGEST = 16383
+"""Pixels a side; the format has 14 bits for it."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Scale a picture to `scaled`, cut off `left` and `top` pixels, and keep `bucket`."""
+
+    bucket: Size
+    scaled: Size
+    """Covers the bucket, and touches it along one side at least."""
+    left: int
+    top: int
+
+
+def bucket_ladder(resize: Resize) -> tuple[Size, ...]:
+    """Every bucket of `resize`, in order of width, then height.
+
+    Sides are multiples of the step within the two bounds, areas at most resolution². For each width
+    the tallest height is taken, and for each height the widest width: so a picture on its side gets
+    the bucket of the upright one on its side.
+
+    Raises:
+        RequestError: no size obeys all that, or the format cannot hold the longest side.
+    """
+    area, step = resize.resolution**2, resize.step
+    shortest = -(-resize.min_side // step) * step
+    longest = resize.max_side // step * step
+    sizes: set[Size] = set()
+    for side in range(shortest, longest + 1, step):
+        other = min(area // side // step * step, longest)
+        if other >= shortest:
+            sizes |= {Size(side, other), Size(other, side)}
+    if not sizes:
+        raise RequestError(
+            f"[resize] leaves no bucket: no multiple of {step} between {resize.min_side} and "
+            f"{resize.max_side} pixels fits into {resize.resolution}x{resize.resolution}. "
+            "Use a smaller step, or wider bounds."
+        )
+    if resize.format == "webp" and max(max(size) for size in sizes) > _WEBP_LONGEST:
+        raise RequestError(
+            f'[resize].format "webp" holds at most {_WEBP_LONGEST} pixels a side. '
+            'Lower [resize].max_side, or use format = "png".'
+        )
+    return tuple(sorted(sizes))
+
+
+def nearest_bucket(picture: Size, ladder: Sequence[Size]) -> Size:
+    """The bucket whose aspect ratio is nearest to the picture's, as |log(w/h) - log(w'/h')|.
+
+    Ties go to the larger area, then to the wider bucket. Compared exactly, in integers: floats
+    would decide ties by rounding.
+    """
+    best = ladder[0]
+    for bucket in ladder[1:]:
+        # Both distances are logs of a fraction >= 1; the fractions compare as their logs do.
+        ours, theirs = _stretch(picture, bucket), _stretch(picture, best)
+        difference = ours[0] * theirs[1] - theirs[0] * ours[1]
+        if difference < 0 or (
+            difference == 0 and (bucket.area, bucket.width) > (best.area, best.width)
+        ):
+            best = bucket
+    return best
+
+
+def place(picture: Size, bucket: Size) -> Placement:
+    """Scales `picture` to cover `bucket` and crops the middle; odd pixels go at the far side."""
+    if bucket.width * picture.height >= bucket.height * picture.width:
+        height = _rounded(picture.height * bucket.width, picture.width)
+        scaled = Size(bucket.width, max(height, bucket.height))
+    else:
+        width = _rounded(picture.width * bucket.height, picture.height)
+        scaled = Size(max(width, bucket.width), bucket.height)
+    return Placement(
+        bucket,
+        scaled,
+        left=(scaled.width - bucket.width) // 2,
+        top=(scaled.height - bucket.height) // 2,
+    )
+
+
+def is_upscaled(picture: Size, bucket: Size) -> bool:
+    """Whether `picture` is too small to cover `bucket` without being enlarged."""
+    return picture.width < bucket.width or picture.height < bucket.height
+
+
+def _stretch(picture: Size, bucket: Size) -> tuple[int, int]:
+    """How much one ratio exceeds the other, as (numerator, denominator), at least 1."""
+    one, other = picture.width * bucket.height, bucket.width * picture.height
+    return (one, other) if one >= other else (other, one)
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The quotient of positive integers, halves up."""
+    return (2 * numerator + denominator) // (2 * denominator)

@@ -1,0 +1,128 @@
+"""One shard: a few dozen originals into a folder of bucketed pictures, their rows and a receipt.
+
+A shard is the unit of work, of resume and of distribution. `make_shard` is a function of its task
+alone, so it runs here, in another process, or on another machine that sees the same files.
+"""
+
+import io
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
+from pipeline.artefacts.files import translated, write_bytes
+from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.receipts import Receipt, done, write_receipt
+from pipeline.artefacts.records import Failure, ResizedRecord, write_records
+from pipeline.recipe import Size
+
+SHARD = 64
+"""Pictures in a shard: a few seconds of work, which is what a kill loses per process."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture to resize."""
+
+    md5: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All that making one shard depends on."""
+
+    folder: Path
+    fingerprint: str
+    originals: tuple[Original, ...]
+    ladder: tuple[Size, ...]
+    format: Literal["webp", "png"]
+
+
+def shard_folder(resized: Path, number: int) -> Path:
+    """shards/00000 in the stage's folder."""
+    return resized / "shards" / f"{number:05d}"
+
+
+def shard_fingerprint(resized: str, number: int) -> str:
+    """Of a shard of the stage's product `resized`, whose fingerprint covers ladder and pictures."""
+    return fingerprint(stage="resize shard", resized=resized, number=number, size=SHARD)
+
+
+def shard_done(task: ShardTask) -> Receipt | None:
+    """The proof that the shard is made, or None."""
+    return done(task.folder, task.fingerprint)
+
+
+def make_shard(task: ShardTask, advance: Callable[[int], None] | None = None) -> None:
+    """Makes every picture of `task`, then its rows, then its receipt; `advance` counts pictures.
+
+    Raises:
+        DiskFullError, RequestError: the folder cannot be written to.
+    """
+    from pipeline.resize.header import Unreadable
+    from pipeline.resize.read import read_fitted, vips_engine
+
+    started = time.monotonic()
+    _clear(task.folder)
+    engine = vips_engine()
+    if engine is not None:
+        engine.prepare()
+    rows: list[ResizedRecord] = []
+    failures: list[Failure] = []
+    engines: Counter[str] = Counter()
+    for original in task.originals:
+        try:
+            fitted = read_fitted(original.path, task.ladder, engine=engine)
+        except Unreadable as error:
+            failures.append(Failure(md5=original.md5, reason=str(error)))
+        else:
+            name = f"{original.md5}.{task.format}"
+            with io.BytesIO() as encoded:
+                # Both without loss, and with little effort: it is read back once or twice.
+                if task.format == "webp":
+                    fitted.image.save(encoded, "WEBP", lossless=True, method=0, quality=0)
+                else:
+                    fitted.image.save(encoded, "PNG", compress_level=1)
+                write_bytes(task.folder / name, encoded.getvalue())
+            engines[fitted.engine] += 1
+            rows.append(
+                ResizedRecord(
+                    md5=original.md5,
+                    file=name,
+                    width=fitted.placement.bucket.width,
+                    height=fitted.placement.bucket.height,
+                    original_width=fitted.original.width,
+                    original_height=fitted.original.height,
+                    crop_left=fitted.placement.left,
+                    crop_top=fitted.placement.top,
+                )
+            )
+        if advance is not None:
+            advance(1)
+    index, failed = task.folder / INDEX_FILE, task.folder / FAILURES_FILE
+    write_records(index, rows)
+    write_records(failed, failures)
+    write_receipt(
+        task.folder,
+        "resize shard",
+        task.fingerprint,
+        inputs={"pictures": len(task.originals), "format": task.format},
+        outputs=[*(task.folder / row.file for row in rows), index, failed],
+        summary={
+            "engines": dict(sorted(engines.items())),
+            "libvips": engine.version() if engine is not None else "",
+        },
+        seconds=time.monotonic() - started,
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Removes what an unfinished shard left, so that nothing stands here that no row names."""
+    with translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.iterdir():
+            leftover.unlink()

@@ -1,0 +1,221 @@
+"""Originals into pictures on the bucket ladder of the build recipe's [resize].
+
+    urushi resize RECIPE
+
+Made in shards. A killed run is taken up at the first shard without a receipt; the index comes last.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artefacts.chain import (
+    FAILURES_FILE,
+    IMAGES_FILE,
+    INDEX_FILE,
+    images_receipt,
+    resize_fingerprint,
+)
+from pipeline.artefacts.job import Job, Outcome
+from pipeline.artefacts.locks import locked
+from pipeline.artefacts.receipts import Receipt, done, write_receipt
+from pipeline.artefacts.records import (
+    Failure,
+    ImageRecord,
+    ResizedRecord,
+    read_records,
+    write_records,
+)
+from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.errors import UrushiError
+from pipeline.progress import Progress
+from pipeline.recipe import DatasetRecipe, Size
+from pipeline.recipe.build import Resize
+from pipeline.resize.ladder import bucket_ladder, is_upscaled
+from pipeline.resize.shards import (
+    SHARD,
+    Original,
+    ShardTask,
+    shard_done,
+    shard_fingerprint,
+    shard_folder,
+)
+from pipeline.resize.workers import cores, make_shards
+
+_WORTH_PROCESSES = 200_000_000
+"""Pixels of originals, about four seconds of work: below that, starting processes takes longer."""
+_UNKNOWN_PIXELS = 4_000_000
+"""What is assumed of an original whose source did not state its size."""
+
+
+def run(job: Job, progress: Progress) -> Outcome:
+    """Bucketed pictures of every dataset of `job`.
+
+    Raises:
+        RequestError: a dataset has no pictures yet, or [resize] leaves no bucket.
+        UrushiError: not one picture of a dataset can be used.
+        DiskFullError: no room; finished shards stand.
+    """
+    resize = job.recipe.resize
+    ladder = bucket_ladder(resize)
+    already, lines = True, []
+    for _, dataset in job.datasets:
+        folder = job.dataset_folder(dataset)
+        fingerprint = resize_fingerprint(resize, images_receipt(folder, dataset))
+        receipt = _finished(folder.resized(fingerprint), fingerprint)
+        if receipt is None:
+            already = False
+            receipt = _resize(dataset, folder, fingerprint, resize, ladder, progress)
+        lines.append(
+            f"{dataset.name}: {receipt.summary['pictures']:,} pictures in "
+            f"{len(receipt.summary['buckets'])} buckets"
+        )
+    return Outcome("resize", already, ", ".join(lines))
+
+
+def _finished(resized: Path, fingerprint: str) -> Receipt | None:
+    """The stage's receipt, if it and every shard's hold and all pictures are there."""
+    receipt = done(resized, fingerprint)
+    if receipt is None:
+        return None
+    shards = (
+        done(shard_folder(resized, number), shard_fingerprint(fingerprint, number))
+        for number in range(receipt.inputs["shards"])
+    )
+    return receipt if all(shards) else None
+
+
+def _resize(
+    dataset: DatasetRecipe,
+    folder: DatasetFolder,
+    fingerprint: str,
+    resize: Resize,
+    ladder: tuple[Size, ...],
+    progress: Progress,
+) -> Receipt:
+    started = time.monotonic()
+    resized = folder.resized(fingerprint)
+    with locked(folder.root):
+        images = sorted(
+            read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
+        )
+        tasks = _tasks(images, folder.root, resized, fingerprint, resize, ladder)
+        pending = [task for task in tasks if shard_done(task) is None]
+        left = sum(len(task.originals) for task in pending)
+        with progress.bar(
+            f"resize {dataset.name}", len(images), "pictures", done=len(images) - left
+        ) as bar:
+            make_shards(pending, _processes(images, left), bar.advance)
+        rows, failures = _gather(tasks)
+        if not rows:
+            raise UrushiError(_none_usable(dataset, failures))
+        index, failed = resized / INDEX_FILE, resized / FAILURES_FILE
+        write_records(index, rows)
+        write_records(failed, failures)
+        receipt = write_receipt(
+            resized,
+            "resize",
+            fingerprint,
+            inputs={"ladder": resize.model_dump(mode="json"), "shards": len(tasks)},
+            outputs=[index, failed],
+            summary=_summary(tasks, rows, failures),
+            seconds=time.monotonic() - started,
+        )
+    _say(dataset, receipt.summary, failures, failed, progress)
+    return receipt
+
+
+def _tasks(
+    images: Sequence[ImageRecord],
+    root: Path,
+    resized: Path,
+    fingerprint: str,
+    resize: Resize,
+    ladder: tuple[Size, ...],
+) -> list[ShardTask]:
+    """Runs of SHARD pictures in order of md5. `root / path` is `path` where that is absolute."""
+    originals = [Original(image.md5, root / image.path) for image in images]
+    return [
+        ShardTask(
+            folder=shard_folder(resized, number),
+            fingerprint=shard_fingerprint(fingerprint, number),
+            originals=tuple(originals[start : start + SHARD]),
+            ladder=ladder,
+            format=resize.format,
+        )
+        for number, start in enumerate(range(0, len(originals), SHARD))
+    ]
+
+
+def _processes(images: Sequence[ImageRecord], left: int) -> int:
+    """How many processes pay for `left` of `images`."""
+    pixels = sum(image.width * image.height or _UNKNOWN_PIXELS for image in images)
+    return cores() if pixels * left >= _WORTH_PROCESSES * len(images) else 1
+
+
+def _gather(tasks: Sequence[ShardTask]) -> tuple[list[ResizedRecord], list[Failure]]:
+    """The rows of all shards, which are in order of md5 as the shards are."""
+    rows: list[ResizedRecord] = []
+    failures: list[Failure] = []
+    for task in tasks:
+        place = f"{task.folder.parent.name}/{task.folder.name}"
+        rows += [
+            row.model_copy(update={"file": f"{place}/{row.file}"})
+            for row in read_records(task.folder / INDEX_FILE, ResizedRecord)
+        ]
+        failures += read_records(task.folder / FAILURES_FILE, Failure)
+    return rows, failures
+
+
+def _summary(
+    tasks: Sequence[ShardTask], rows: Sequence[ResizedRecord], failures: Sequence[Failure]
+) -> dict[str, Any]:
+    buckets = Counter(Size(row.width, row.height) for row in rows)
+    engines: Counter[str] = Counter()
+    libvips: set[str] = set()
+    for task in tasks:
+        receipt = shard_done(task)
+        if receipt is not None:
+            engines.update(receipt.summary["engines"])
+            libvips.add(receipt.summary["libvips"])
+    return {
+        "pictures": len(rows),
+        "failures": len(failures),
+        "upscaled": sum(
+            is_upscaled(Size(row.original_width, row.original_height), Size(row.width, row.height))
+            for row in rows
+        ),
+        "buckets": {str(bucket): count for bucket, count in sorted(buckets.items())},
+        "engines": dict(sorted(engines.items())),
+        "libvips": sorted(libvips - {""}),
+    }
+
+
+def _none_usable(dataset: DatasetRecipe, failures: Sequence[Failure]) -> str:
+    if not failures:
+        return f"{dataset.name} has no pictures. Widen its query, or look into its folder."
+    first = failures[0]
+    return (
+        f"Not one of the {len(failures):,} pictures of {dataset.name} can be used. "
+        f"The first, {first.md5}: {first.reason}."
+    )
+
+
+def _say(
+    dataset: DatasetRecipe,
+    summary: dict[str, Any],
+    failures: Sequence[Failure],
+    failed: Path,
+    progress: Progress,
+) -> None:
+    """The buckets and their counts, then whatever a person may want to act on."""
+    buckets = ", ".join(f"{bucket} {count:,}" for bucket, count in summary["buckets"].items())
+    progress.say(f"{dataset.name}: {summary['pictures']:,} pictures by bucket: {buckets}")
+    if summary["upscaled"]:
+        progress.say(f"  smaller than their bucket, and enlarged: {summary['upscaled']:,}")
+    if failures:
+        reasons = Counter(failure.reason for failure in failures).most_common(3)
+        shown = ", ".join(f"{reason}: {count:,}" for reason, count in reasons)
+        progress.say(f"  cannot be used: {len(failures):,} ({shown}), see {failed}")

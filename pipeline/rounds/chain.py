@@ -1,0 +1,108 @@
+"""The chain: which LoRAs at which strengths make checkpoint k, and its file on disk.
+
+Checkpoint_k = cast(origin + sum of strength_i x delta_i): always from the origin, one cast at the
+end. Merging into the previous round's 16-bit file would lose exactly the late, low-rate rounds.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import merge
+from pipeline.artefacts.files import atomic
+from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.job import Job
+from pipeline.artefacts.receipts import Receipt, done, read_receipt, write_receipt
+from pipeline.progress import Progress
+
+RECEIPT = "merge.json"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One merged round."""
+
+    round: int
+    lora: Path
+    blake3: str
+    strength: float
+
+
+def merge_fingerprint(job: Job, links: tuple[Link, ...]) -> str:
+    """Of the origin and of every LoRA and strength in order."""
+    return fingerprint(
+        stage="merge",
+        origin=origin_digest(job),
+        chain=[[link.blake3, link.strength] for link in links],
+    )
+
+
+def origin_digest(job: Job) -> str:
+    """BLAKE3 of the origin checkpoint."""
+    return job.workspace.identities.of(job.recipe.base.checkpoint)
+
+
+def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
+    """Makes the checkpoint of the last link's round, or finds it there; returns its receipt.
+
+    The receipt's summary has the checkpoint's sha256, the share of the last delta that the cast
+    hides and how many layers were changed.
+    """
+    folder = job.folder.round(links[-1].round)
+    wanted = merge_fingerprint(job, links)
+    receipt = done(folder.root, wanted, RECEIPT)
+    if receipt is not None:
+        return receipt
+    base = job.recipe.base.checkpoint
+    started = time.monotonic()
+    with progress.bar(f"merge {links[-1].round}", 1, "checkpoint") as bar:
+        report = merge.merge(
+            base,
+            [merge.Addend(link.lora, link.strength) for link in links],
+            folder.checkpoint,
+            metadata={
+                "urushi.build": job.recipe.name,
+                "urushi.rounds": ",".join(str(link.round) for link in links),
+            },
+            identities={base: origin_digest(job), **{link.lora: link.blake3 for link in links}},
+        )
+        bar.advance()
+    return write_receipt(
+        folder.root,
+        "merge",
+        wanted,
+        inputs={"rounds": [[link.round, link.strength] for link in links]},
+        outputs=[folder.checkpoint],
+        summary={
+            "sha256": sha256(folder.checkpoint),
+            "cast_loss": report.cast_loss,
+            "layers": len(report.matched),
+        },
+        seconds=time.monotonic() - started,
+        name=RECEIPT,
+    )
+
+
+def was_laid(job: Job, links: tuple[Link, ...]) -> Receipt | None:
+    """The receipt of the last link's checkpoint, also where the file was dropped to save room."""
+    receipt = read_receipt(job.folder.round(links[-1].round).root, RECEIPT)
+    return receipt if receipt and receipt.fingerprint == merge_fingerprint(job, links) else None
+
+
+def sha256(path: Path) -> str:
+    """In hexadecimal; what model sites and UIs show."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def share(source: Path, destination: Path) -> None:
+    """`source` also under the name `destination`: a hard link where the disk can, else a copy."""
+    with atomic(destination) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

@@ -1,0 +1,94 @@
+"""The held-out split: made once before round 1, frozen in a manifest, never trained on.
+
+Every candidate of every round is judged on the same pictures with the same noise at the same
+timesteps (common random numbers), so that two losses differ only by what the weights do.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.artefacts.files import write_text
+from pipeline.artefacts.records import Record
+from pipeline.errors import RequestError
+from pipeline.recipe.build import HELD_OUT_LEAST as LEAST
+from pipeline.recipe.build import HELD_OUT_MOST as MOST
+from pipeline.train.counted import seed_of, uniform
+
+TIMESTEPS = 1000
+
+
+class HeldOutPicture(Record):
+    """One picture of the manifest."""
+
+    md5: str
+    chooses: bool
+    """Whether it is of the half that strengths are chosen on; the other half judges."""
+    timesteps: tuple[int, ...]
+    """One in each equal part of [0, 1000), so that all noise levels count alike."""
+    noise_seeds: tuple[int, ...]
+    """One per timestep."""
+
+
+class Split(Record):
+    """The manifest of one dataset."""
+
+    dataset: str
+    latents: str
+    """Fingerprint of the latents that it was drawn from."""
+    held_out: tuple[HeldOutPicture, ...]
+
+    @property
+    def md5s(self) -> frozenset[str]:
+        return frozenset(picture.md5 for picture in self.held_out)
+
+
+def draw_split(
+    dataset: str, latents: str, md5s: Sequence[str], share: float, timesteps: int, seed: int
+) -> Split:
+    """Picks `share` of `md5s` by a hash, at least 4 and at most 512, and freezes their draws.
+
+    A picture's place depends on the seed and its own md5 alone, so pictures that come later do not
+    move those that are here from one side to the other.
+
+    Raises:
+        RequestError: too few pictures to keep any back.
+    """
+    count = min(MOST, max(LEAST, round(share * len(md5s))))
+    if len(md5s) < 2 * LEAST:
+        raise RequestError(
+            f"{dataset} has {len(md5s)} pictures; at least {2 * LEAST} are needed, "
+            f"{LEAST} of them to judge the rounds by. Widen the query or add pictures."
+        )
+    ranked = sorted(md5s, key=lambda md5: seed_of(seed, "held-out", md5))[:count]
+    return Split(
+        dataset=dataset,
+        latents=latents,
+        held_out=tuple(
+            HeldOutPicture(
+                md5=md5,
+                chooses=index % 2 == 0,
+                timesteps=_stratified(timesteps, seed, md5),
+                noise_seeds=tuple(
+                    seed_of(seed, "held-out noise", md5, part) for part in range(timesteps)
+                ),
+            )
+            for index, md5 in enumerate(ranked)
+        ),
+    )
+
+
+def _stratified(count: int, seed: int, md5: str) -> tuple[int, ...]:
+    width = TIMESTEPS / count
+    return tuple(
+        int((part + uniform(seed, "held-out timestep", md5, part)) * width) for part in range(count)
+    )
+
+
+def frozen_split(path: Path, fresh: Split) -> Split:
+    """The manifest at `path` if it was drawn from the same latents, else `fresh`, written there."""
+    if path.exists():
+        kept = Split.model_validate_json(path.read_bytes())
+        if kept.latents == fresh.latents and kept.held_out == fresh.held_out:
+            return kept
+    write_text(path, fresh.model_dump_json(indent=1) + "\n")
+    return fresh

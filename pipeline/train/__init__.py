@@ -1,0 +1,4 @@
+"""Shards and a base checkpoint into one LoRA, resumable at any step.
+
+urushi train RECIPE
+"""

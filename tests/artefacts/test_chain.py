@@ -1,0 +1,100 @@
+"""Which change makes what again, and what it leaves alone: DESIGN's chain of fingerprints."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artefacts import chain
+from pipeline.artefacts.receipts import Output, Receipt, write_receipt
+from pipeline.artefacts.workspace import Workspace
+from pipeline.errors import RequestError
+from pipeline.recipe import DatasetRecipe
+from pipeline.recipe.build import Resize
+
+
+def dataset(**changes: Any) -> DatasetRecipe:
+    caption = changes.pop("caption", {})
+    download = {"site": "danbooru", "tags": "cat", "limit": 50} | changes
+    return DatasetRecipe.model_validate({"name": "set", "download": download, "caption": caption})
+
+
+def images(content: str = "c", pictures: str = "p") -> Receipt:
+    outputs = {chain.IMAGES_FILE: Output(1, content)}
+    return Receipt("download", "f", {}, outputs, summary={"pictures": pictures})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tags": "dog"},
+        {"limit": 51},
+        {"ratings": ["general", "sensitive"]},
+    ],
+)
+def test_another_question_is_another_download(change: dict[str, Any]) -> None:
+    assert chain.download_fingerprint(dataset(**change)) != chain.download_fingerprint(dataset())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"host": "http://127.0.0.1:1"},
+        {"requests_per_second": 9.0},
+        {"connections": 7},
+        {"contact": "me"},
+        {"caption": {"drop_tags": ["x"]}},
+    ],
+)
+def test_how_it_is_fetched_or_captioned_is_no_other_download(change: dict[str, Any]) -> None:
+    assert chain.download_fingerprint(dataset(**change)) == chain.download_fingerprint(dataset())
+
+
+def test_captions_follow_rules_and_facts() -> None:
+    one = chain.caption_fingerprint(dataset(), images())
+    assert one == chain.caption_fingerprint(dataset(limit=9), images())
+    assert one != chain.caption_fingerprint(dataset(caption={"drop_tags": ["x"]}), images())
+    assert one != chain.caption_fingerprint(dataset(caption={"quality": []}), images())
+    assert one != chain.caption_fingerprint(dataset(), images(content="scores changed"))
+
+
+def test_pictures_follow_the_ladder_and_which_there_are() -> None:
+    one = chain.resize_fingerprint(Resize(), images())
+    assert one == chain.resize_fingerprint(Resize(), images(content="scores changed"))
+    assert one != chain.resize_fingerprint(Resize(), images(pictures="one more"))
+    assert one != chain.resize_fingerprint(Resize(step=32), images())
+
+
+def test_latents_follow_pictures_and_vae_and_texts_captions_and_encoders() -> None:
+    assert chain.latents_fingerprint("r", "v") != chain.latents_fingerprint("r", "w")
+    assert chain.latents_fingerprint("r", "v") != chain.latents_fingerprint("s", "v")
+    assert chain.text_fingerprint("c", "t") != chain.text_fingerprint("d", "t")
+    assert chain.text_fingerprint("c", "t") != chain.text_fingerprint("c", "u")
+    assert chain.latents_fingerprint("x", "y") != chain.text_fingerprint("x", "y")
+
+
+def test_a_raised_version_makes_a_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = chain.resize_fingerprint(Resize(), images())
+    monkeypatch.setitem(chain.VERSIONS, "resize", 99)
+    assert chain.resize_fingerprint(Resize(), images()) != one
+
+
+def test_pictures_that_are_not_here_yet_are_asked_for(tmp_path: Path) -> None:
+    folder = Workspace(tmp_path).dataset("set")
+    with pytest.raises(RequestError, match="urushi download"):
+        chain.images_receipt(folder, dataset())
+    folder.images.mkdir(parents=True)
+    write_receipt(
+        folder.images, "download", chain.download_fingerprint(dataset()), inputs={}, outputs=[]
+    )
+    assert chain.images_receipt(folder, dataset()).stage == "download"
+    with pytest.raises(RequestError, match="urushi download"):
+        chain.images_receipt(folder, dataset(tags="dog"))
+
+
+def test_a_local_folder_is_a_question_too() -> None:
+    def of(path: str) -> str:
+        recipe = DatasetRecipe.model_validate({"name": "set", "folder": {"path": path}})
+        return chain.download_fingerprint(recipe)
+
+    assert of("/a") == of("/a") != of("/b")

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.artefacts.ledger import Candidate, Ledger, RoundRow, read_ledger, write_ledger
+from pipeline.errors import UrushiError
+
+ROW = RoundRow(
+    round=1,
+    dataset="set",
+    lora="rounds/01/lora.safetensors",
+    sha256="0" * 64,
+    rank=8,
+    alpha=8.0,
+    learning_rate=1e-4,
+    steps=60,
+    strength=0.9,
+    heldout_before=1.5,
+    heldout_after=0.5,
+    improvement_low=0.9,
+    improvement_high=1.1,
+    decision="accepted",
+    candidates=(Candidate(strength=0.0, loss=1.5), Candidate(strength=1.0, loss=0.6)),
+    attempts=1,
+    train_loss=0.5,
+    checkpoint_sha256="1" * 64,
+    cast_loss=0.01,
+    seconds=12.0,
+    phases={"train": 10.0},
+)
+LEDGER = Ledger(
+    build="coat",
+    recipe="build.toml",
+    seed=1,
+    origin="base.safetensors",
+    origin_blake3="2" * 64,
+    prediction_type="epsilon",
+    status="finished",
+    heldout_pictures=8,
+    heldout_origin=1.5,
+    rounds=(ROW,),
+    final="final.safetensors",
+    final_sha256="3" * 64,
+    final_lora="final.lora.safetensors",
+    seconds={"download": 1.0},
+)
+
+
+def test_it_survives_the_disk(tmp_path: Path) -> None:
+    write_ledger(tmp_path / "build.json", LEDGER)
+    assert read_ledger(tmp_path / "build.json") == LEDGER
+
+
+def test_missing_and_damaged_ones_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "build.json"
+    with pytest.raises(UrushiError, match="this build has not run"):
+        read_ledger(path)
+    path.write_text("")
+    with pytest.raises(UrushiError, match=r"build\.json is damaged: Invalid JSON"):
+        read_ledger(path)
+    path.write_text(LEDGER.model_dump_json().replace('"accepted"', '"agreed"'))
+    with pytest.raises(UrushiError, match=r"is damaged at rounds\.0\.decision"):
+        read_ledger(path)

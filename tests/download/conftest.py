@@ -1,0 +1,134 @@
+"""A small booru on loopback, and the stage run against it as the front door runs it."""
+
+import hashlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.booru import BooruServer, running
+from demo.booru_faults import FaultPlan, no_faults
+from demo.corpus import Corpus, generate
+from pipeline.artefacts.job import Outcome, load_job
+from pipeline.artefacts.records import Failure, ImageRecord, read_records
+from pipeline.artefacts.workspace import DatasetFolder, Workspace
+from pipeline.download.patience import Patience
+from pipeline.download.stage import run
+from pipeline.progress import Silent
+
+HURRIED = Patience(tries=4, first_wait=0.01, throttled_wait=0.1, connect=2, silence=0.6)
+"""The default's shape, over in tenths of a second."""
+
+
+class Told(Silent):
+    """Progress that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@dataclass
+class Downloading:
+    """A dataset called "small" in a workspace of its own."""
+
+    recipe: Path
+    workspace: Path
+
+    @property
+    def folder(self) -> DatasetFolder:
+        return Workspace(self.workspace).dataset("small")
+
+    def write(self, host: str, **settings: Any) -> None:
+        """A [download] recipe for the server at `host`, quick unless `settings` say otherwise."""
+        known: dict[str, Any] = {
+            "site": "danbooru",
+            "tags": "maki-e_box",
+            "requests_per_second": 1000,
+            "connections": 4,
+        }
+        known |= {"host": host} | settings
+        lines = [f"{key} = {_toml(value)}" for key, value in known.items() if value is not None]
+        self.recipe.write_text('name = "small"\n[download]\n' + "\n".join(lines) + "\n")
+
+    def write_folder(self, path: Path) -> None:
+        self.recipe.write_text(f'name = "small"\n[folder]\npath = {_toml(str(path))}\n')
+
+    def run(self, progress: Silent | None = None, patience: Patience = HURRIED) -> Outcome:
+        return run(load_job(self.recipe, self.workspace), progress or Silent(), patience)
+
+    def images(self) -> dict[str, ImageRecord]:
+        rows = read_records(self.folder.images / "images.jsonl", ImageRecord)
+        assert [row.md5 for row in rows] == sorted({row.md5 for row in rows})
+        return {row.md5: row for row in rows}
+
+    def failures(self) -> list[Failure]:
+        return read_records(self.folder.images / "failures.jsonl", Failure)
+
+    def reason(self, post_id: int) -> str:
+        """Why the file of a post is not here."""
+        found = [f.reason for f in self.failures() if f.reason.startswith(f"danbooru:{post_id} ")]
+        assert len(found) == 1
+        return found[0]
+
+    def files(self) -> dict[str, Path]:
+        """Everything under originals/, by the md5 of its bytes; each must bear that name."""
+        found = {}
+        for path in self.folder.originals.rglob("*"):
+            if path.is_file():
+                md5 = hashlib.md5(path.read_bytes()).hexdigest()
+                assert path == self.folder.original(md5, path.suffix[1:])
+                found[md5] = path
+        return found
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What posts.sqlite answers."""
+        with closing(sqlite3.connect(self.folder.posts)) as db:
+            return db.execute(query).fetchall()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@pytest.fixture
+def downloading(tmp_path: Path) -> Downloading:
+    return Downloading(tmp_path / "small.toml", tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    return generate(seed=5, count=48)
+
+
+@pytest.fixture
+def serving(corpus: Corpus) -> Iterator[Callable[..., BooruServer]]:
+    """Starts boorus over the corpus, with a plan of faults if one is given; stopped at the end."""
+    stack = []
+
+    def start(faults: FaultPlan = no_faults) -> BooruServer:
+        context = running(corpus=corpus, faults=faults)
+        stack.append(context)
+        return context.__enter__()
+
+    yield start
+    for context in reversed(stack):
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def booru(serving: Callable[..., BooruServer]) -> BooruServer:
+    return serving()
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()

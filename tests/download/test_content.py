@@ -1,0 +1,92 @@
+"""Which bytes are a picture that can be trained on."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.download.content import EXTENSIONS, FOLDER_EXTENSIONS, MOST_PIXELS, Unusable, check
+from pipeline.recipe.size import Size
+
+
+def encoded(kind: str, size: tuple[int, int] = (48, 32), **options) -> bytes:
+    noise = np.random.default_rng(3).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that promises so many pixels and holds none."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
+def test_the_type_is_told_by_the_bytes(tmp_path: Path, kind: str, extension: str) -> None:
+    path = tmp_path / "name.that.lies"
+    path.write_bytes(encoded(kind))
+    picture = check(path, EXTENSIONS)
+    assert (picture.extension, picture.size) == (extension, Size(48, 32))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.99])
+def test_a_picture_cut_anywhere_is_unusable(tmp_path: Path, kind: str, share: float) -> None:
+    whole = encoded(kind)
+    path = tmp_path / "cut"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(Unusable):
+        check(path, EXTENSIONS)
+
+
+def test_a_flipped_bit_in_a_png_is_found_by_its_checksum(tmp_path: Path) -> None:
+    whole = bytearray(encoded("PNG"))
+    whole[len(whole) // 2] ^= 1
+    path = tmp_path / "rotten.png"
+    path.write_bytes(whole)
+    with pytest.raises(Unusable):
+        check(path, EXTENSIONS)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_other_types_are_for_folders_only(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(encoded(kind))
+    assert check(path, FOLDER_EXTENSIONS).extension == kind.lower()
+    with pytest.raises(Unusable, match="not one of jpg, png, webp"):
+        check(path, EXTENSIONS)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+def test_animated_pictures_are_unusable(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    path = tmp_path / "moving"
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:], duration=100)
+    with pytest.raises(Unusable, match="animated"):
+        check(path, FOLDER_EXTENSIONS)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_of(MOST_PIXELS // 1000 + 1, 1000))
+    with pytest.raises(Unusable, match="pixels are more than"):
+        check(path, EXTENSIONS)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"<html>", "not one of")])
+def test_what_is_no_picture_is_unusable(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(Unusable, match=words):
+        check(path, EXTENSIONS)

@@ -1,0 +1,142 @@
+"""Pictures that the user has: found, hashed, tagged from sidecars, and never touched."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from demo.corpus import Corpus
+from pipeline.artefacts.chain import download_fingerprint, images_receipt
+from pipeline.errors import RequestError
+from pipeline.recipe import load_dataset
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Five usable pictures, one of them twice, and much that is none."""
+    root = tmp_path / "my pictures"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / ".thumbnails").mkdir()
+    Image.new("RGB", (40, 30), "red").save(root / "one.JPG", "JPEG")
+    Image.new("RGB", (30, 40), "blue").save(root / "deep" / "two.png")
+    Image.new("RGB", (20, 20), "green").save(root / "deep" / "er" / "three.webp")
+    Image.new("RGB", (10, 12), "white").save(root / "four.bmp")
+    Image.new("L", (9, 9)).save(root / "five.gif")
+    (root / "zcopy.png").write_bytes((root / "deep" / "two.png").read_bytes())
+    (root / "one.txt").write_text("\ufeff1girl, blue_sky , 1girl,\nlong hair,", encoding="utf-8")
+    (root / "zcopy.txt").write_text("of the copy")
+
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
+    frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
+    (root / "cut.png").write_bytes((root / "deep" / "two.png").read_bytes()[:60])
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "page.webp").write_text("<html>not found</html>")
+    Image.new("L", (5, 5)).save(root / "latin.png")
+    (root / "latin.txt").write_bytes("b\xe9b\xe9".encode("latin-1"))
+    (root / "gone.png").symlink_to(root / "nowhere.png")
+    (root / "notes.md").write_text("no picture")
+    Image.new("L", (4, 4)).save(root / ".thumbnails" / "small.png")
+    Image.new("L", (4, 4)).save(root / "._one.png")
+    return root
+
+
+def snapshot(root: Path) -> dict[str, tuple[float, bytes]]:
+    return {
+        str(p): (p.stat().st_mtime, p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()
+    }
+
+
+def test_usable_pictures_become_records_and_the_rest_rows(downloading, pictures: Path) -> None:
+    before = snapshot(pictures)
+    downloading.write_folder(pictures)
+    assert not downloading.run().already
+    images = {record.source: record for record in downloading.images().values()}
+    assert set(images) == {"one.JPG", "two.png", "three.webp", "four.bmp", "five.gif"}
+    one = images["one.JPG"]
+    assert one.path == str(pictures / "one.JPG")
+    assert one.md5 == hashlib.md5((pictures / "one.JPG").read_bytes()).hexdigest()
+    assert (one.width, one.height, one.score, one.rating) == (40, 30, None, "general")
+    assert one.tags == {"general": ("1girl", "blue_sky", "long hair")}
+    assert images["two.png"].tags == {"general": ("of the copy",)}  # Equal files are one picture.
+    assert images["four.bmp"].tags == {}
+    reasons = {Path(f.reason.partition(": ")[0]).name: f.reason for f in downloading.failures()}
+    assert set(reasons) == {
+        "moving.gif",
+        "cut.png",
+        "empty.jpg",
+        "page.webp",
+        "latin.png",
+        "gone.png",
+    }
+    assert "animated" in reasons["moving.gif"]
+    assert "latin.txt is not UTF-8" in reasons["latin.png"]
+    assert snapshot(pictures) == before
+    assert not downloading.folder.originals.exists()
+
+
+def test_the_receipt_is_what_later_stages_look_for(downloading, pictures: Path) -> None:
+    downloading.write_folder(pictures)
+    downloading.run()
+    dataset = load_dataset(downloading.recipe)
+    receipt = images_receipt(downloading.folder, dataset)
+    assert receipt.fingerprint == download_fingerprint(dataset)
+    assert (receipt.summary["images"], receipt.summary["failures"]) == (5, 6)
+
+
+def test_a_second_run_does_nothing_until_the_folder_changes(downloading, pictures: Path) -> None:
+    downloading.write_folder(pictures)
+    downloading.run()
+    rows = (downloading.folder.images / "images.jsonl").read_bytes()
+    stamp = (downloading.folder.images / "images.jsonl").stat().st_mtime_ns
+    assert downloading.run().already
+    assert (downloading.folder.images / "images.jsonl").stat().st_mtime_ns == stamp
+    (pictures / "five.txt").write_text("dark")
+    assert not downloading.run().already
+    assert (downloading.folder.images / "images.jsonl").read_bytes() != rows
+    Image.new("RGB", (6, 6)).save(pictures / "six.png")
+    downloading.run()
+    assert len(downloading.images()) == 6
+
+
+def test_the_exif_turn_is_seen_in_the_size(downloading, tmp_path: Path) -> None:
+    root = tmp_path / "turned"
+    root.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(root / "a.jpg", exif=exif)
+    downloading.write_folder(root)
+    downloading.run()
+    (record,) = downloading.images().values()
+    assert (record.width, record.height) == (30, 40)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "holds no pictures"),
+        (lambda path: path.write_text("x"), "is not a folder"),
+        (lambda path: (path.mkdir(), (path / "a.png").write_text("x")), r"None of the 1.*a\.png"),
+    ],
+)
+def test_a_folder_without_pictures_is_a_wrong_request(
+    downloading, tmp_path: Path, make, words: str
+) -> None:
+    make(tmp_path / "pictures")
+    downloading.write_folder(tmp_path / "pictures")
+    with pytest.raises(RequestError, match=words):
+        downloading.run()
+
+
+def test_a_folder_of_the_corpus_gives_the_same_pictures_as_its_booru(
+    downloading, tmp_path: Path, corpus: Corpus
+) -> None:
+    root = tmp_path / "corpus"
+    root.mkdir()
+    for md5, content in corpus.files.items():
+        (root / f"{md5}.jpg").write_bytes(content)  # The name lies; the bytes decide.
+    downloading.write_folder(root)
+    downloading.run()
+    everything = corpus.wanted(("general", "sensitive", "questionable", "explicit"))
+    assert everything <= set(downloading.images())

@@ -1,0 +1,40 @@
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipeline.recipe.build import Base
+
+
+class TinyBase(NamedTuple):
+    """The same random weights as a diffusers folder and as a single file."""
+
+    build: ModuleType
+    pipeline: Any
+    folder: Path
+    file: Path
+    tensors: dict[str, Any]
+
+    @property
+    def as_folder(self) -> Base:
+        return Base(checkpoint=self.folder)
+
+    @property
+    def as_file(self) -> Base:
+        return Base(checkpoint=self.file, config=self.folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyBase:
+    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).parent / "tiny.py")
+    assert spec and spec.loader
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    root = tmp_path_factory.mktemp("tiny")
+    pipeline = build.make_pipeline(root / "tokenizer")
+    pipeline.save_pretrained(root / "pipeline")
+    tensors = build.single_file_tensors(pipeline)
+    file = build.write_single_file(root / "tiny.safetensors", tensors)
+    return TinyBase(build, pipeline, root / "pipeline", file, tensors)

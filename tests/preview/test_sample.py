@@ -1,0 +1,148 @@
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.artefacts.receipts import read_receipt
+from pipeline.artefacts.workspace import BuildFolder
+from pipeline.models.load import load_pipeline
+from pipeline.preview import draw
+from pipeline.preview.sample import sample, sample_fingerprint
+from pipeline.progress import Silent
+from pipeline.recipe import Size
+from pipeline.recipe.build import Preview
+
+SIZE = Size(24, 16)
+PREVIEW = Preview(prompts=("red circle", "two blue square"), seed=7, steps=2, guidance=3)
+
+
+def test_finished_samples_are_taken_without_importing_torch(tmp_path: Path, make: Any) -> None:
+    folder = BuildFolder(tmp_path)
+    paths = make.samples(folder, 1, "abc", (1, 2, 3), PREVIEW, SIZE)
+    code = f"""
+import sys
+import pipeline.preview.stage
+from pathlib import Path
+from pipeline.preview.sample import sample
+from pipeline.progress import Silent
+from pipeline.recipe import Size
+from pipeline.recipe.build import Base, Preview
+preview = Preview.model_validate_json({PREVIEW.model_dump_json()!r})
+nowhere = Path("/there/is/no/such.safetensors")
+folder = Path({str(folder.round(1).samples)!r})
+paths = sample(
+    Base(checkpoint=nowhere), nowhere, preview, Size(24, 16), folder, "abc", Silent()
+)
+print(*(p.name for p in paths), "torch" in sys.modules, "diffusers" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["00.png", "01.png", "False", "False"]
+    assert [path.name for path in paths] == ["00.png", "01.png"]
+
+
+def test_every_setting_that_shows_in_a_picture_changes_the_fingerprint() -> None:
+    marks = {sample_fingerprint("a", PREVIEW, SIZE), sample_fingerprint("b", PREVIEW, SIZE)}
+    marks.add(sample_fingerprint("a", PREVIEW, Size(16, 24)))
+    for change in (
+        {"prompts": ("red circle",)},
+        {"negative": "blue"},
+        {"seed": 8},
+        {"steps": 3},
+        {"guidance": 4},
+    ):
+        marks.add(sample_fingerprint("a", PREVIEW.model_copy(update=change), SIZE))
+    assert len(marks) == 8
+    larger = PREVIEW.model_copy(update={"enlarge": 4})
+    assert sample_fingerprint("a", larger, SIZE) in marks
+
+
+def test_the_same_seed_draws_the_same_bytes(model: Any, tmp_path: Path, said: Any) -> None:
+    one = sample(model.base, None, PREVIEW, SIZE, tmp_path / "one", "origin", said)
+    two = sample(model.base, None, PREVIEW, SIZE, tmp_path / "two", "origin", said)
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    assert one[0].read_bytes() != one[1].read_bytes()
+    with Image.open(one[0]) as picture:
+        assert (picture.size, picture.mode) == ((24, 16), "RGB")
+    # Both prompts in one batch: two steps, each shown.
+    assert said.bars == [("samples", 2, "step")] * 2
+    assert said.advanced == 4
+    before = one[0].stat().st_mtime_ns
+    sample(model.base, None, PREVIEW, SIZE, tmp_path / "one", "origin", said)
+    assert one[0].stat().st_mtime_ns == before
+    other = PREVIEW.model_copy(update={"seed": 9})
+    three = sample(model.base, None, other, SIZE, tmp_path / "two", "origin", said)
+    assert three[0].read_bytes() != one[0].read_bytes()
+    receipt = read_receipt(tmp_path / "two")
+    assert receipt and receipt.inputs["seed"] == 9
+
+
+def test_fewer_prompts_leave_no_picture_of_the_older_ones(model: Any, tmp_path: Path) -> None:
+    sample(model.base, None, PREVIEW, SIZE, tmp_path, "origin", Silent())
+    fewer = PREVIEW.model_copy(update={"prompts": ("red circle",)})
+    sample(model.base, None, fewer, SIZE, tmp_path, "origin", Silent())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00.png", "receipt.json"]
+
+
+def test_every_checkpoint_starts_from_the_same_noise(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = model.changed(tmp_path / "round.safetensors", -2.0)
+    starts: list[torch.Tensor] = []
+    load = load_pipeline
+
+    def watched(*arguments: Any) -> Any:
+        pipe = load(*arguments)
+        seen: list[torch.Tensor] = []
+
+        def remember(_unet: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            if not seen:
+                seen.append(inputs[0].clone())
+                starts.extend(seen)
+
+        pipe.unet.register_forward_pre_hook(remember)
+        return pipe
+
+    monkeypatch.setattr(draw, "load_pipeline", watched)
+    origin = sample(model.base, None, PREVIEW, SIZE, tmp_path / "0", "origin", Silent())
+    after = sample(model.base, checkpoint, PREVIEW, SIZE, tmp_path / "1", "round", Silent())
+    assert torch.equal(*starts)
+    # Twice over, without and with the prompt; prompt number 1 from seed 7 + 1.
+    assert starts[0].shape == (4, 4, 8, 12)
+    generator = torch.Generator("cpu").manual_seed(8)
+    expected = torch.randn((1, 4, 8, 12), generator=generator)
+    assert torch.equal(starts[0][1:2], expected)
+    assert torch.equal(starts[0][3:4], expected)
+    assert origin[0].read_bytes() != after[0].read_bytes()
+
+
+def test_a_prompt_is_drawn_alike_in_any_batch(model: Any) -> None:
+    def pixels(prompts: tuple[str, ...]) -> np.ndarray[Any, Any]:
+        preview = PREVIEW.model_copy(update={"prompts": prompts})
+        picture = draw.draw(model.base, None, preview, SIZE, Silent(), what="x")[0]
+        return np.asarray(picture).astype(int)
+
+    alone = pixels(("red circle",))
+    among = pixels(("red circle", *(f"{n} green square" for n in range(9))))
+    assert np.abs(alone - among).max() <= 1
+
+
+def test_batches_stay_within_pictures_and_pixels() -> None:
+    assert [list(run) for run in draw.batches(10, Size(64, 64))] == [list(range(8)), [8, 9]]
+    # 8 x 512 x 512 pixels hold three pictures of 768 x 768, and not one of 1536 x 1536.
+    assert [len(run) for run in draw.batches(7, Size(768, 768))] == [3, 3, 1]
+    assert [len(run) for run in draw.batches(2, Size(1536, 1536))] == [1, 1]
+    assert draw.batches(0, Size(64, 64)) == []
+
+
+def test_broken_weights_come_out_black_and_are_told(model: Any, tmp_path: Path, said: Any) -> None:
+    broken = model.changed(tmp_path / "broken.safetensors", float("nan"))
+    paths = sample(model.base, broken, PREVIEW, SIZE, tmp_path / "x", "nan", said)
+    with Image.open(paths[0]) as picture:
+        assert picture.getextrema() == ((0, 0),) * 3
+    assert len(said.lines) == 1
+    assert "2 of 2 pictures have values that are not numbers" in said.lines[0]

@@ -1,0 +1,190 @@
+"""Exit codes, messages and times of the command line, seen from outside."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import pytest
+from PIL import Image
+
+from pipeline.stages import STAGES
+
+Urushi = Callable[..., subprocess.CompletedProcess[str]]
+WriteRecipe = Callable[..., Path]
+
+VERBS = [
+    *("demo", "booru", "new", "check", "plan", "run", "status", "schema", "merge", "report"),
+    *(stage.name for stage in STAGES),
+]
+
+
+def test_help_lists_every_verb(urushi: Urushi) -> None:
+    shown = urushi("--help").stdout
+    for verb in VERBS:
+        assert f"\n  {verb} " in shown
+    assert "..." not in shown.partition("Commands:")[2], "a verb's line was cut"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_a_workspace(urushi: Urushi, verb: str) -> None:
+    ended = urushi(verb, "--help")
+    assert ended.returncode == 0
+    assert "--workspace" in ended.stdout and "URUSHI_WORKSPACE" in ended.stdout
+
+
+def test_help_answers_at_once(urushi: Urushi) -> None:
+    """Under 0.3 s more than a bare Python; a verb's help, where typer wants pydantic, under 0.6.
+
+    Medians of processor time: other work may go on here.
+    """
+
+    def seconds(run: Callable[[], object]) -> float:
+        times = []
+        for _ in range(5):
+            before = os.times()
+            run()
+            after = os.times()
+            spent = after.children_user - before.children_user
+            times.append(spent + after.children_system - before.children_system)
+        return median(times)
+
+    bare = seconds(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))
+    for words, most in ((["--help"], 0.3), (["run", "--help"], 0.6)):
+        ours = seconds(lambda words=words: urushi(*words))
+        print(f"urushi {' '.join(words)}: {ours - bare:.3f} s more than bare Python's {bare:.3f} s")
+        assert ours - bare < most
+
+
+def test_wrong_words_end_with_2(urushi: Urushi, tmp_path: Path) -> None:
+    for words in (["polish"], ["run"], ["run", "a", "b"], ["schema", "paint"], ["merge", "--x"]):
+        ended = urushi(*words)
+        assert ended.returncode == 2, words
+        assert "Traceback" not in ended.stderr
+    ended = urushi("run", "none.toml")
+    assert ended.returncode == 2
+    assert ended.stderr == "urushi: There is no recipe none.toml. `urushi new NAME` writes one.\n"
+
+
+def test_wrong_recipes_end_with_2_and_the_nearest_name(
+    urushi: Urushi, write_recipe: WriteRecipe
+) -> None:
+    recipe = write_recipe("[rounds]\nstrenght = 'auto'\n")
+    for verb in ("check", "plan", "run", "train", "download"):
+        ended = urushi(verb, recipe)
+        assert ended.returncode == 2
+        assert "Did you mean strength?" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_stage_that_needs_a_build_refuses_a_dataset(
+    urushi: Urushi, write_recipe: WriteRecipe
+) -> None:
+    ended = urushi("resize", write_recipe().with_name("pictures.toml"))
+    assert ended.returncode == 2
+    assert "needs a build recipe" in ended.stderr
+
+
+def test_a_workspace_that_is_a_file_ends_with_2(
+    urushi: Urushi, write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    (tmp_path / "taken").write_text("")
+    recipe = write_recipe()
+    Image.new("RGB", (64, 64)).save(tmp_path / "pictures" / "a.png")
+    for verb in ("download", "run"):
+        ended = urushi(verb, recipe, "--workspace", tmp_path / "taken")
+        assert ended.returncode == 2, ended.stderr
+        assert "--workspace" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("urushi"), "booru", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # Of its own session, so that the signal is for it alone.
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert "posts.json" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode in (0, 130)
+
+
+def test_an_interrupted_verb_can_be_repeated(tmp_path: Path) -> None:
+    code = """
+import urushi.status
+def interrupted(workspace, as_json):
+    raise KeyboardInterrupt
+urushi.status.print_status = interrupted
+from urushi.cli import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "status"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ended.returncode == 130
+    assert "Run the same command again to go on." in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "shown"),
+    [
+        ("pipeline.errors.DiskFullError('no room')", 3, "urushi: no room\n"),
+        ("pipeline.errors.GateStopped('two rejected')", 4, "urushi: two rejected\n"),
+        ("pipeline.errors.BusyError('busy')", 1, "urushi: busy\n"),
+        ("merge.MergeError('no match', 2)", 2, "urushi: no match\n"),
+        ("merge.MergeError('no room', 3)", 3, "urushi: no room\n"),
+        ("ZeroDivisionError('our bug')", 1, "Traceback"),
+    ],
+)
+def test_errors_become_messages_and_codes(
+    tmp_path: Path, raised: str, code: int, shown: str
+) -> None:
+    program = f"""
+import merge, pipeline.errors, urushi.status
+def failing(workspace, as_json):
+    raise {raised}
+urushi.status.print_status = failing
+from urushi.cli import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "status"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert ended.returncode == code
+    assert ended.stderr.startswith(shown)
+
+
+def test_schema(urushi: Urushi) -> None:
+    build = json.loads(urushi("schema").stdout)
+    assert set(build["required"]) == {"name", "base", "dataset"}
+    dataset = json.loads(urushi("schema", "dataset").stdout)
+    assert "tags" in dataset["$defs"]["Download"]["properties"]
+
+
+def test_torch_threads_sleep_when_idle(tmp_path: Path) -> None:
+    program = """
+import os, urushi.status
+urushi.status.print_status = lambda *_: print(os.environ["OMP_WAIT_POLICY"])
+from urushi.cli import main
+main()
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    for given, seen in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        extra = {} if given is None else {"OMP_WAIT_POLICY": given}
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "status"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**environment, **extra},
+        )
+        assert ended.stdout.strip() == seen

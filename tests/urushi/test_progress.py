@@ -1,0 +1,73 @@
+import io
+
+from urushi.progress import LINE_SECONDS, Terminal
+from urushi.table import duration, size, table
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_a_terminal_there_are_few_plain_lines() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Terminal(stream, clock).bar("download", 1000, "pictures", done=100) as bar:
+        for _ in range(9):
+            clock.now += LINE_SECONDS / 2
+            bar.advance(100)
+        bar.note("slow site")
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == [f"{n}/1000" for n in (300, 500, 700, 900, 1000)]
+    # 200 pictures in 5 seconds: the 100 that were there before do not count.
+    assert lines[0] == "download: 300/1000 pictures (30%), about 17.5 s to go"
+    assert lines[-1] == "download: 1000/1000 pictures (100%), slow site"
+    assert "\r" not in stream.getvalue()
+
+
+def test_the_last_line_is_not_told_twice() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Terminal(stream, clock).bar("train", 6, "steps") as bar:
+        for _ in range(6):
+            clock.now += LINE_SECONDS
+            bar.advance()
+    assert len(stream.getvalue().splitlines()) == 6
+
+
+def test_what_is_quick_is_silent() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Terminal(stream, clock).bar("caption", 3, "pictures") as bar:
+        bar.advance(3)
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_gets_a_bar_and_lines_above_it() -> None:
+    stream = Screen()
+    progress = Terminal(stream)
+    with progress.bar("train", 10, "steps", done=4) as bar:
+        bar.note("loss 0.5")
+        bar.advance(6)
+        progress.say("hello")
+    shown = stream.getvalue()
+    assert "train" in shown and "4/10" in shown and "hello\n" in shown
+
+
+def test_tables_sizes_and_durations() -> None:
+    rows = [("1", "cats", "~9"), ("10", "a", "≤120")]
+    assert table(("n", "what", "steps"), rows, indent="").splitlines() == [
+        " n  what  steps",
+        " 1  cats     ~9",
+        "10  a      ≤120",
+    ]
+    assert [size(n) for n in (0, 999, 1000, 8_400_000, 2_130_000_000, 5e12)] == [
+        *("0 B", "999 B", "1 kB", "8.4 MB", "2.13 GB", "5 TB"),
+    ]
+    assert [duration(s) for s in (0, 99.94, 600, 7200, 50_000, 864_000)] == [
+        *("0.0 s", "99.9 s", "10 min", "2.0 h", "13.9 h", "10.0 days"),
+    ]

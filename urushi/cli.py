@@ -1,0 +1,245 @@
+"""The command line: every verb with its arguments, and errors into messages and exit codes.
+
+Verbs import what they need when they run, so that `urushi --help` answers at once.
+
+Exit codes: 0 done; 1 failed; 2 the request is wrong; 3 no room left on the disk, nothing lost;
+4 the gate stopped the build; 130 interrupted, resumable.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from merge.errors import MergeError
+from pipeline.errors import UrushiError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="urushi",
+    help="Builds an image model in rounds: trains a thin coat, merges it, lays the next one.",
+    no_args_is_help=True,
+    add_completion=False,
+    # Rich would take longer to import than everything else here together.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe's .toml file.", show_default=False)
+]
+WorkspaceFolder = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        metavar="FOLDER",
+        envvar="URUSHI_WORKSPACE",
+        help="Where pictures, builds and everything between them lie.",
+    ),
+]
+WORKSPACE = Path("workspace")
+
+
+def main() -> None:
+    """The program. Ends the process with the exit code."""
+    # Spinning OpenMP threads turn half a second into twenty on a machine that has other work.
+    # Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except (UrushiError, MergeError) as error:
+        print(f"urushi: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        # Typer turns Ctrl-C into this code.
+        if end.code == INTERRUPTED:
+            _say_interrupted()
+        raise
+
+
+def _say_interrupted() -> None:
+    print("\nurushi: interrupted. Run the same command again to go on.", file=sys.stderr)
+
+
+@app.command()
+def demo(workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """The whole job on an embedded booru and a tiny model.
+
+    A few minutes, no GPU, nothing from the internet; every part is the real part.
+    """
+    from urushi.demo import run_demo
+
+    run_demo(workspace)
+
+
+@app.command()
+def booru(
+    port: Annotated[int, typer.Option(help="The loopback port to listen on.")] = 8642,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """The embedded booru alone, until Ctrl-C."""
+    from demo.booru import serve
+
+    serve(port, on_ready=lambda url: print(f"{url}/posts.json  (Ctrl-C ends it)", flush=True))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Of the dataset and the build.", metavar="NAME")],
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Use pictures that you have, not a booru's."),
+    ] = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Writes NAME.toml and NAME_pictures.toml to start from."""
+    from urushi.new import write_recipes
+
+    write_recipes(name, Path.cwd(), pictures)
+
+
+@app.command()
+def check(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """Validates a recipe and warns of what is known not to work."""
+    from urushi.check import print_check
+
+    print_check(recipe, workspace)
+
+
+@app.command()
+def plan(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """Rounds, steps, hours of download and disk, before anything runs."""
+    from urushi.plan import print_plan
+
+    print_plan(recipe, workspace)
+
+
+@app.command()
+def run(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """Everything a recipe asks; run it again and it goes on."""
+    from urushi.run import run_all
+
+    run_all(recipe, workspace)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """What is done, what runs, what failed and why."""
+    from urushi.status import print_status
+
+    print_status(workspace, as_json)
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        Literal["dataset", "build"], typer.Argument(help="Which kind of recipe.")
+    ] = "build",
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """The JSON Schema of a kind of recipe, for editors."""
+    from urushi.schema import print_schema
+
+    print_schema(kind)
+
+
+@app.command()
+def download(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """One stage: a booru query or a folder into originals."""
+    from urushi.run import run_stage
+
+    run_stage("download", recipe, workspace)
+
+
+@app.command()
+def caption(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """One stage: tags, scores and rules into captions."""
+    from urushi.run import run_stage
+
+    run_stage("caption", recipe, workspace)
+
+
+@app.command()
+def resize(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """One stage: originals into pictures of the bucket ladder."""
+    from urushi.run import run_stage
+
+    run_stage("resize", recipe, workspace)
+
+
+@app.command()
+def cache(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """One stage: pictures and captions into shards for training."""
+    from urushi.run import run_stage
+
+    run_stage("cache", recipe, workspace)
+
+
+@app.command()
+def train(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """One stage: the next round's LoRA."""
+    from urushi.run import run_stage
+
+    run_stage("train", recipe, workspace)
+
+
+@app.command()
+def preview(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """One stage: sample grids of all checkpoints, the report."""
+    from urushi.run import run_stage
+
+    run_stage("preview", recipe, workspace)
+
+
+@app.command()
+def merge(
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", help="The checkpoint.", show_default=False)
+    ],
+    loras: Annotated[
+        list[Path],
+        typer.Argument(metavar="LORA", help="kohya-format files.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The checkpoint to write.", show_default=False)
+    ],
+    strength: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="S",
+            help="A factor per LoRA in their order, repeated or with commas; one for all will do.",
+            show_default="1",
+        ),
+    ] = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Adds LoRAs to a checkpoint.
+
+    A float32 sum from the base, one cast at the end, in the base's layout.
+    """
+    from urushi.merge import merge_files
+
+    merge_files(base, loras, strength or ["1"], out)
+
+
+@app.command()
+def report(
+    build: Annotated[
+        str,
+        typer.Argument(metavar="BUILD", help="A build's name, or its recipe.", show_default=False),
+    ],
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Writes a build's report.html again."""
+    from urushi.report import rewrite_report
+
+    rewrite_report(build, workspace)

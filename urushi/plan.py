@@ -1,0 +1,193 @@
+"""`urushi plan RECIPE`: what a recipe will take, before anything runs.
+
+What is counted from receipts is said plainly; what follows from the recipe's limits is an upper
+bound (≤); what nobody measured yet is said to be unknown.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artefacts.chain import IMAGES_FILE, download_fingerprint
+from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.ledger import read_ledger
+from pipeline.artefacts.receipts import done
+from pipeline.artefacts.records import ImageRecord, read_records
+from pipeline.errors import RequestError
+from pipeline.models.layout import TEXT, VAE, configurations, read_configuration
+from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
+from urushi.lora_size import lora_bytes
+from urushi.table import duration, size, table
+
+PAGE = 200
+"""Posts a request, Danbooru's most."""
+LATENT_FACTOR = 8
+"""Pixels a latent's side, Stable Diffusion's."""
+LATENT_BYTES = 2 * 4 * 2
+"""A latent's mean and logvar, 4 channels, float16."""
+TEXT_FEATURES = 768
+"""Of a token, Stable Diffusion 1.5's."""
+TEXT_BYTES = 77 * 2
+"""A feature of a caption's 77 tokens, float16."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """How many pictures a dataset has."""
+
+    count: int | None
+    """None: a folder that nobody has looked through yet."""
+    known: bool
+    """Counted from the download's receipt; else the recipe's limit."""
+    bytes: int | None
+    """Of the originals on disk; None until they are."""
+
+    def __str__(self) -> str:
+        if self.count is None:
+            return "?"
+        return f"{self.count}" if self.known else f"≤{self.count}"
+
+
+def pictures(job: Job, dataset: DatasetRecipe) -> Pictures:
+    """What is known of `dataset`'s pictures."""
+    folder = job.dataset_folder(dataset)
+    receipt = done(folder.images, download_fingerprint(dataset))
+    if receipt is None:
+        limit = dataset.download.limit if dataset.download else None
+        return Pictures(limit, False, None)
+    records = read_records(folder.images / IMAGES_FILE, ImageRecord)
+    paths = [folder.root / record.path for record in records]
+    return Pictures(len(records), True, sum(p.stat().st_size for p in paths if p.exists()))
+
+
+def steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> str:
+    """A round's optimizer steps; by epochs about, as every bucket ends with a smaller batch."""
+    if law.steps is not None:
+        return str(law.steps)
+    if law.epochs is None or count.count is None:
+        return "?"
+    trained = max(0, count.count - recipe.rounds.kept_back(count.count))
+    least = law.epochs * -(-trained // recipe.train.batch_size)
+    return f"~{least}" if count.known else f"≤~{least}"
+
+
+def print_plan(recipe: Path, workspace: Path) -> None:
+    """Prints the plan.
+
+    Raises:
+        RequestError: what is wrong with the recipe.
+    """
+    job = load_job(recipe, workspace)
+    counts = {path: pictures(job, dataset) for path, dataset in job.datasets}
+    print("Pictures")
+    for path, dataset in job.datasets:
+        for line in _download_lines(dataset, counts[path]):
+            print(f"  {line}")
+    if job.build is None:
+        return
+    print("Rounds")
+    print(_rounds(job.build, job, counts))
+    print("Disk")
+    for line in _disk_lines(job.build, counts):
+        print(f"  {line}")
+    print("Time")
+    for line in _time_lines(job, job.build):
+        print(f"  {line}")
+
+
+def _download_lines(dataset: DatasetRecipe, count: Pictures) -> Iterator[str]:
+    if count.known:
+        on_disk = f", {size(count.bytes)}" if count.bytes is not None else ""
+        yield f"{dataset.name}: {count} pictures, downloaded{on_disk}"
+    elif dataset.folder is not None:
+        yield f"{dataset.name}: what is under {dataset.folder.path}; `urushi download` counts it"
+    elif dataset.download is not None:
+        download = dataset.download
+        # Pages and files are paced apart, so the slower of the two decides.
+        requests = max(download.limit, -(-download.limit // PAGE))
+        yield (
+            f"{dataset.name}: {count} pictures; at {download.requests_per_second:g} requests a "
+            f"second at least {duration(requests / download.requests_per_second)} for all of them"
+        )
+
+
+def _rounds(recipe: BuildRecipe, job: Job, counts: dict[Path, Pictures]) -> str:
+    rows = [
+        (
+            str(law.number),
+            job.dataset_of(law.dataset).name,
+            f"{law.learning_rate:.3g}",
+            "-" if law.epochs is None else str(law.epochs),
+            steps(recipe, law, counts[law.dataset]),
+            "searched" if law.strength is None else f"{law.strength:g}",
+        )
+        for law in recipe.law()
+    ]
+    header = ("round", "dataset", "learning rate", "epochs", "steps", "strength")
+    return table(header, rows)
+
+
+def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[str]:
+    originals = [count.bytes for count in counts.values()]
+    known = sum(o for o in originals if o is not None)
+    unknown = " and what is not downloaded yet (unknown)" if None in originals else ""
+    yield f"originals    {size(known)}{unknown}"
+    total = sum(count.count or 0 for count in counts.values())
+    some = any(count.count is None for count in counts.values())
+    more = ", and the folders not counted yet" if some else ""
+    area = recipe.resize.resolution**2
+    yield f"resized      ≤ {size(3 * total * area)} (lossless {recipe.resize.format}){more}"
+    factor, features = _latent_and_text(recipe)
+    latents = total * area // factor**2 * LATENT_BYTES
+    texts = (total + 1) * TEXT_BYTES * features
+    yield f"cache        ≤ {size(latents)} latents, {size(texts)} texts{more}"
+    base = base_bytes(recipe)
+    kept = 1 + (len(recipe.law()) if recipe.rounds.keep == "all" else 1)
+    if base is None:
+        yield f"checkpoints  {kept} x the base, which is not there yet"
+    else:
+        yield (
+            f"checkpoints  {size(kept * base)} ({kept} x the base: the final one and "
+            f'[rounds].keep = "{recipe.rounds.keep}")'
+        )
+    each, rounds = lora_bytes(recipe.base, recipe.lora), len(recipe.law())
+    if each is None:
+        yield f"LoRAs        {rounds} of rank {recipe.lora.rank}; sizes unknown without the base"
+    else:
+        # One more holds all rounds as a single LoRA, of their ranks together.
+        yield f"LoRAs        {size(2 * rounds * each)} ({rounds} x {size(each)}, and all in one)"
+
+
+def _latent_and_text(recipe: BuildRecipe) -> tuple[int, int]:
+    """Pixels a latent's side, features a token: the base's if its configurations are at hand."""
+    try:
+        folder = configurations(recipe.base)
+    except RequestError:
+        folder = None
+    if folder is None:
+        return LATENT_FACTOR, TEXT_FEATURES
+    vae = read_configuration(folder / VAE.folder / "config.json")
+    text = read_configuration(folder / TEXT.folder / "config.json")
+    # Every level of a VAE but the last halves the sides.
+    return 2 ** (len(vae["block_out_channels"]) - 1), int(text["hidden_size"])
+
+
+def base_bytes(recipe: BuildRecipe) -> int | None:
+    """The size of the base's weights; None while it is not there."""
+    path = recipe.base.checkpoint
+    if path.is_file():
+        return path.stat().st_size
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*.safetensors"))
+    return None
+
+
+def _time_lines(job: Job, recipe: BuildRecipe) -> Iterator[str]:
+    if job.folder.ledger.is_file():
+        rows = [row for row in read_ledger(job.folder.ledger).rounds if row.steps]
+        if rows:
+            seconds = sum(row.phases.get("train", 0.0) for row in rows)
+            steps = sum(row.steps for row in rows)
+            yield f"{seconds / steps:.3g} s a step, as measured in {len(rows)} rounds of this build"
+            return
+    yield "training: unknown until a round has run on this machine; then this says seconds a step"

@@ -1,0 +1,127 @@
+"""pipeline.progress on a terminal by tqdm, and as plain lines where there is no terminal.
+
+All of it goes to standard error: standard output is for results.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from tqdm import tqdm
+
+from pipeline.progress import Bar
+from urushi.table import duration
+
+LINE_SECONDS = 5.0
+"""Between two plain lines of one bar."""
+
+
+class Terminal:
+    """Progress for a person: bars on a terminal, lines in a log.
+
+    Args:
+        stream: where it goes.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+
+    def bar(self, what: str, total: int, unit: str, done: int = 0) -> Bar:
+        if self._stream.isatty():
+            return _TqdmBar(self._stream, what, total, unit, done)
+        return _LineBar(self._stream, self._clock, what, total, unit, done)
+
+    def say(self, text: str) -> None:
+        # tqdm.write keeps bars that are open below the line.
+        tqdm.write(text, file=self._stream)
+        self._stream.flush()
+
+
+class _TqdmBar:
+    def __init__(self, stream: TextIO, what: str, total: int, unit: str, done: int) -> None:
+        self._bar: Any = tqdm(
+            desc=what,
+            total=total,
+            initial=done,
+            unit=f" {unit}",
+            file=stream,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def advance(self, count: int = 1) -> None:
+        self._bar.update(count)
+
+    def note(self, text: str) -> None:
+        self._bar.set_postfix_str(text, refresh=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+class _LineBar:
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float],
+        what: str,
+        total: int,
+        unit: str,
+        done: int,
+    ) -> None:
+        self._stream, self._clock = stream, clock
+        self._what, self._total, self._unit = what, total, unit
+        self._done, self._first, self._shown, self._note = done, done, done, ""
+        self._started = self._told = clock()
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        now = self._clock()
+        if now - self._told >= LINE_SECONDS:
+            self._told = now
+            self._tell(now)
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    def _tell(self, now: float) -> None:
+        self._shown = self._done
+        share = f" ({self._done / self._total:.0%})" if self._total else ""
+        note = f", {self._note}" if self._note else ""
+        seconds = now - self._started
+        rate = (self._done - self._first) / seconds if seconds > 0 else 0.0
+        left = (self._total - self._done) / rate if rate > 0 else 0.0
+        ahead = f", about {duration(left)} to go" if left >= 1 else ""
+        print(
+            f"{self._what}: {self._done}/{self._total} {self._unit}{share}{ahead}{note}",
+            file=self._stream,
+            flush=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        now = self._clock()
+        # Whoever saw it begin wants to see it end; what was quick is told by its outcome alone.
+        if self._told > self._started and self._done != self._shown:
+            self._tell(now)

@@ -1,0 +1,38 @@
+"""`urushi report BUILD`: report.html again, from the ledger and the pictures that are there."""
+
+from pathlib import Path
+
+from pipeline.artefacts.ledger import read_ledger
+from pipeline.artefacts.locks import locked
+from pipeline.artefacts.workspace import Workspace
+from pipeline.errors import RequestError
+from pipeline.recipe import BuildRecipe, load_any
+
+
+def rewrite_report(build: str, workspace: Path) -> None:
+    """Writes the report of `build`: a name under WORKSPACE/builds, or a build recipe's file.
+
+    Raises:
+        RequestError: there is no such build.
+        UrushiError: its ledger is missing or damaged.
+    """
+    from pipeline.preview.report import write_report
+
+    folder = Workspace(workspace.resolve()).build(_name(build, workspace))
+    ledger = read_ledger(folder.ledger)
+    with locked(folder.root):
+        print(write_report(folder, ledger))
+
+
+def _name(build: str, workspace: Path) -> str:
+    if build.endswith(".toml"):
+        recipe = load_any(Path(build))
+        if not isinstance(recipe, BuildRecipe):
+            raise RequestError(f"{build} is a dataset recipe; only builds have reports.")
+        return recipe.name
+    builds = workspace / "builds"
+    known = sorted(p.name for p in builds.iterdir()) if builds.is_dir() else []
+    if build not in known:
+        listed = f"There are: {', '.join(known)}." if known else "There are none yet."
+        raise RequestError(f"There is no build {build} in {workspace}. {listed}")
+    return build

@@ -1,0 +1,44 @@
+"""`urushi run` and the stages by hand."""
+
+from pathlib import Path
+
+from pipeline.artefacts.job import Job, load_job
+from pipeline.stages import stage
+from urushi.progress import Terminal
+
+
+def run_all(recipe: Path, workspace: Path) -> None:
+    """Everything that `recipe` asks, as Prefect flows in this process.
+
+    Raises:
+        UrushiError: whatever stopped it; what was finished stands.
+    """
+    from flows.run import run_recipe
+
+    job = load_job(recipe, workspace)
+    run_recipe(job, Terminal())
+    print_products(job)
+
+
+def print_products(job: Job) -> None:
+    """Says where the files are that the job made."""
+    if job.build is None:
+        for _, dataset in job.datasets:
+            print(f"dataset     {job.dataset_folder(dataset).root}")
+        return
+    folder = job.folder
+    for what, path in (
+        ("checkpoint", folder.final),
+        ("LoRA", folder.final_lora),
+        ("ledger", folder.ledger),
+        ("report", folder.report),
+    ):
+        if path.is_file():
+            print(f"{what:<11} {path}")
+
+
+def run_stage(name: str, recipe: Path, workspace: Path) -> None:
+    """One stage, without Prefect."""
+    outcome = stage(name).run(load_job(recipe, workspace), Terminal())
+    state = "already done" if outcome.already else "done"
+    print(f"{name}: {state}{': ' if outcome.summary else ''}{outcome.summary}")
