@@ -16,10 +16,11 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pipeline.artefacts.files import atomic
+from pipeline.artefacts.files import write_bytes
+from pipeline.artefacts.tensors import ordered
 from pipeline.recipe.build import Lora
 from pipeline.train.counted import seed_of
 
@@ -141,8 +142,7 @@ def set_factors(unet: UNet2DConditionModel, tensors: Mapping[str, Tensor]) -> No
 
 def save_lora(unet: UNet2DConditionModel, path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a kohya-format file, in float32: late rounds' factors are too small for fp16."""
-    with atomic(path) as temporary:
-        save_file(factors(unet), temporary, metadata=dict(sorted(metadata.items())))
+    write_bytes(path, ordered(save(factors(unet), metadata=dict(metadata))))
 
 
 def load_lora(unet: UNet2DConditionModel, path: Path) -> None:

@@ -1,9 +1,12 @@
 """The adapter on a real UNet: what it covers, that it starts as nothing, that its file is it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -107,3 +110,20 @@ def test_a_saved_lora_comes_back(tmp_path: Path) -> None:
     load_lora(second, tmp_path / "a.safetensors")
     save_lora(second, tmp_path / "b.safetensors", {})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_the_same_adapter_is_the_same_file_in_every_process(tmp_path: Path) -> None:
+    """The format's own writer puts metadata in another order in each process."""
+    script = (
+        "import sys, torch; from pathlib import Path; from safetensors.torch import save;"
+        "from pipeline.artefacts.tensors import ordered;"
+        "m = {f'key {i}': str(i) for i in range(20)};"
+        "Path(sys.argv[1]).write_bytes(ordered(save({'a': torch.arange(5.0)}, metadata=m)))"
+    )
+    files = [tmp_path / f"{n}.safetensors" for n in range(3)]
+    for file in files:
+        subprocess.run([sys.executable, "-c", script, str(file)], check=True)
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], framework="pt") as opened:
+        assert opened.metadata()["key 7"] == "7"
+        assert opened.get_tensor("a").tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
