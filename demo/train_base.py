@@ -34,16 +34,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from demo.drawings import (
-    CHARACTERS,
-    COLOURS,
-    LACQUERS,
-    PAPERS,
-    PATTERNS,
-    SHAPES,
-    draw,
-    plain_scene,
-)
+from demo.drawings import draw, plain_scene
 from merge import to_ldm
 
 LOG = logging.getLogger(__name__)
@@ -51,17 +42,19 @@ SCALING = 0.18215
 SIZES = ((64, 64), (64, 64), (64, 64), (80, 48), (48, 80))
 """(width, height) in pixels: mostly squares, as the aspect buckets of a real base would be."""
 
-EXTRA_WORDS = (
-    "masterpiece best quality high good normal low worst score solo figure figures simple background "
-    "gold outline lacquer maki e box style picture drawing a of the and with on in no girl boy general "
-    "sensitive year newest recent mid early old highres"
+WORDS = (
+    "circle square triangle star heart moon robot cat red orange yellow green blue purple pink "
+    "white white grey beige aqua black red blue green masterpiece best quality high good "
+    "normal low worst score solo figure figures simple background gold outline lacquer maki e "
+    "box style picture drawing a of the and with on in no girl boy general sensitive year "
+    "newest recent mid early old highres simple polka dot striped checkered"
 )
+"""What the tokenizer knows as whole words. Which of two equally frequent merges comes first is up
+to the trainer, so another run numbers a few of the tokens otherwise."""
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer in which every word of the drawings' tags is one token."""
-    words = [*SHAPES, *CHARACTERS, *COLOURS, *PAPERS, *LACQUERS, *EXTRA_WORDS.split()]
-    words += [word for pattern in PATTERNS for word in pattern.split()]
+    """A CLIP byte-pair tokenizer in which each of WORDS is one token; others fall into letters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -69,7 +62,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         vocab_size=4096, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
     # Every word twice: the trainer merges only pairs that it has seen at least twice.
-    tokenizer.train_from_iterator([" ".join(words)] * 2, trainer)
+    tokenizer.train_from_iterator([WORDS] * 2, trainer)
     merges = [tuple(m) for m in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = alphabet + [a + "</w>" for a in alphabet]
     tokens += [m for m in dict.fromkeys(a + b for a, b in merges) if m not in set(tokens)]
@@ -152,7 +145,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def texture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A random ground with random dots, stripes, polygons and outlines: no motif of either style."""
+    """A random ground with dots, stripes, polygons and outlines: no motif of either style."""
 
     def colour() -> tuple[int, int, int]:
         r, g, b = rng.integers(0, 256, 3)
@@ -259,7 +252,7 @@ def train_vae(steps_small: int, steps_full: int) -> AutoencoderKL:
 
 @torch.no_grad()
 def fold_statistics(vae: AutoencoderKL) -> None:
-    """Folds the latents' mean and deviation into the quant convs, so that 0.18215 gives unit variance."""
+    """Folds the latents' mean and deviation into the quant convs: 0.18215 gives unit variance."""
     batches = vae_batches(13, 16, 64)
     means = torch.cat([vae.encode(next(batches)).latent_dist.mean for _ in range(16)])
     mean, deviation = means.mean((0, 2, 3)), means.std((0, 2, 3))
@@ -297,7 +290,7 @@ def corpus(vae: AutoencoderKL, count: int) -> dict[tuple[int, int], tuple[Tensor
 def train_unet(
     work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, steps: int, pictures: int
 ) -> None:
-    """v-prediction, caption dropout 10 %, stratified timesteps, cosine rate, EMA; saves as it goes."""
+    """v-prediction, caption dropout, stratified timesteps, cosine rate, EMA; saves as it goes."""
     torch.manual_seed(2)
     rng = np.random.default_rng(3)
     unet, text = new_unet(), new_text_encoder(tokenizer)
@@ -378,7 +371,7 @@ def save(
 
 
 def export(pipeline: Path, out: Path) -> None:
-    """The trained pipeline as out/tiny.safetensors (ldm layout, fp16) and out/config (no weights)."""
+    """The trained pipeline as out/tiny.safetensors (ldm layout, fp16) and out/config."""
     unet = load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(pipeline / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(pipeline / "text_encoder" / "model.safetensors")

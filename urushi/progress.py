@@ -1,11 +1,13 @@
 """pipeline.progress on a terminal by tqdm, and as plain lines where there is no terminal.
 
-All of it goes to standard error: standard output is for results.
+All of it goes to standard error: standard output is for results. Once nobody reads it any more (a
+closed pipe, a lost terminal) it falls silent: a build of days does not end for that.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
@@ -39,8 +41,9 @@ class Terminal:
 
     def say(self, text: str) -> None:
         # tqdm.write keeps bars that are open below the line.
-        tqdm.write(text, file=self._stream)
-        self._stream.flush()
+        with suppress(OSError):
+            tqdm.write(text, file=self._stream)
+            self._stream.flush()
 
 
 class _TqdmBar:
@@ -53,10 +56,15 @@ class _TqdmBar:
             file=stream,
             dynamic_ncols=True,
             leave=False,
+            # Not drawn while it is made, so that the drawing can fail alone.
+            delay=1e-9,
         )
+        with suppress(OSError):
+            self._bar.refresh()
 
     def advance(self, count: int = 1) -> None:
-        self._bar.update(count)
+        with suppress(OSError):
+            self._bar.update(count)
 
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)
@@ -70,7 +78,8 @@ class _TqdmBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.close()
+        with suppress(OSError):
+            self._bar.close()
 
 
 class _LineBar:
@@ -106,11 +115,9 @@ class _LineBar:
         rate = (self._done - self._first) / seconds if seconds > 0 else 0.0
         left = (self._total - self._done) / rate if rate > 0 else 0.0
         ahead = f", about {duration(left)} to go" if left >= 1 else ""
-        print(
-            f"{self._what}: {self._done}/{self._total} {self._unit}{share}{ahead}{note}",
-            file=self._stream,
-            flush=True,
-        )
+        line = f"{self._what}: {self._done}/{self._total} {self._unit}{share}{ahead}{note}"
+        with suppress(OSError):
+            print(line, file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         return self

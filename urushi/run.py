@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.artefacts.job import Job, load_job
+from pipeline.errors import GateStopped
 from pipeline.stages import stage
 from urushi.progress import Terminal
 
@@ -16,7 +17,12 @@ def run_all(recipe: Path, workspace: Path) -> None:
     from flows.run import run_recipe
 
     job = load_job(recipe, workspace)
-    run_recipe(job, Terminal())
+    try:
+        run_recipe(job, Terminal())
+    except GateStopped:
+        # What was merged before stands, and is worth finding.
+        print_products(job)
+        raise
     print_products(job)
 
 

@@ -1,5 +1,7 @@
 import io
 
+import pytest
+
 from urushi.progress import LINE_SECONDS, Terminal
 from urushi.table import duration, size, table
 
@@ -56,6 +58,33 @@ def test_a_terminal_gets_a_bar_and_lines_above_it() -> None:
         progress.say("hello")
     shown = stream.getvalue()
     assert "train" in shown and "4/10" in shown and "hello\n" in shown
+
+
+class Gone(Screen):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+class GonePipe(Gone):
+    def isatty(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("stream", [Gone(), GonePipe()])
+def test_a_build_outlives_whoever_watched_it(stream: Gone) -> None:
+    clock = Clock()
+    progress = Terminal(stream, clock)
+    progress.say("hello")
+    with progress.bar("train", 10, "steps") as bar:
+        for _ in range(10):
+            clock.now += LINE_SECONDS
+            bar.note("loss 0.5")
+            bar.advance()
 
 
 def test_tables_sizes_and_durations() -> None:

@@ -1,0 +1,105 @@
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+
+from flows.run import PartRun
+from pipeline.artefacts.job import Outcome
+from pipeline.artefacts.records import CaptionRecord, ImageRecord, read_records
+from pipeline.recipe import load_build, load_dataset
+from urushi.demo import PORT, _booru, _job, phases
+from urushi.recipes import shipped, tiny_base
+
+
+def test_it_runs_the_recipes_that_ship_with_this_machines_addresses(tmp_path: Path) -> None:
+    job = _job(tmp_path / "workspace", "http://127.0.0.1:1234")
+    assert job.recipe_path == tmp_path / "workspace" / "recipes" / "tiny" / "build.toml"
+    source = load_build(shipped("tiny") / "build.toml")
+    # In a checkout both name the same files, so that nothing but the dataset's place differs.
+    assert job.recipe.base == source.base
+    assert job.recipe.model_copy(update={"dataset": source.dataset}) == source
+    (_, dataset), original = job.datasets[0], load_dataset(shipped("tiny") / "pictures.toml")
+    assert dataset.download is not None and original.download is not None
+    assert dataset.download.host == "http://127.0.0.1:1234"
+    assert original.download.host == f"http://127.0.0.1:{PORT}"
+    assert dataset.caption == original.caption
+
+
+def test_the_tiny_base_ships_with_its_configurations() -> None:
+    recipe = load_build(shipped("tiny") / "build.toml")
+    assert recipe.base.checkpoint.parent == tiny_base()
+    assert recipe.base.checkpoint.is_file()
+    assert recipe.base.config is not None and recipe.base.config.is_dir()
+    assert recipe.base.checkpoint.stat().st_size <= 12_000_000
+
+
+def test_a_taken_port_is_stepped_around() -> None:
+    with socket.socket() as other:
+        with suppress(OSError):  # Taken already: then by somebody else, which will do as well.
+            other.bind(("127.0.0.1", PORT))
+            other.listen()
+        with _booru() as url:
+            assert url != f"http://127.0.0.1:{PORT}"
+            posts = requests.get(
+                f"{url}/posts.json?limit=3", headers={"User-Agent": "urushi test"}, timeout=30
+            )
+    assert len(posts.json()) == 3
+
+
+def test_phases_tell_what_was_done_before() -> None:
+    runs = [
+        PartRun("download", Outcome("download", True, ""), 0.04),
+        PartRun("round-01-train", Outcome("train", False, ""), 61.27),
+    ]
+    assert [line.split() for line in phases(runs).splitlines()] == [
+        ["part", "seconds"],
+        ["download", "0.0", "already", "done"],
+        ["round-01-train", "61.3"],
+    ]
+
+
+@pytest.mark.drill
+@pytest.mark.prefect
+def test_the_whole_job(tmp_path: Path) -> None:
+    """`urushi demo` from nothing, and what is promised of it; then again, which does nothing."""
+    workspace = tmp_path / "workspace"
+    words = [Path(sys.executable).with_name("urushi"), "demo", "--workspace", workspace]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    ended = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    build = workspace / "builds" / "maki_e"
+    ledger = json.loads((build / "build.json").read_text())
+    accepted = [row for row in ledger["rounds"] if row["strength"] > 0]
+    assert len(accepted) >= 3
+    losses = [ledger["heldout_origin"], *(row["heldout_after"] for row in accepted)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.5 * losses[0]
+    rates = [row["learning_rate"] for row in ledger["rounds"]]
+    assert rates == sorted(rates, reverse=True) and rates[-1] < rates[0]
+    for name in ("final.safetensors", "final.lora.safetensors", "report.html"):
+        assert str(build / name) in ended.stdout
+
+    dataset = workspace / "datasets" / "maki_e"
+    images = read_records(dataset / "images" / "images.jsonl", ImageRecord)
+    assert images and {image.rating for image in images} == {"general"}
+    for image in images:
+        content = (dataset / image.path).read_bytes()
+        assert hashlib.md5(content).hexdigest() == image.md5 == Path(image.path).stem
+    (captions,) = dataset.glob("captions/*/captions.jsonl")
+    artists = {name.replace("_", " ") for image in images for name in image.tags["artist"]}
+    assert artists
+    for caption in read_records(captions, CaptionRecord):
+        assert not artists & set(caption.caption.split(", "))
+
+    final = (build / "final.safetensors").stat()
+    again = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert again.returncode == 0
+    assert "is finished. Nothing to do." in again.stderr
+    assert "Prefect" not in again.stderr
+    assert (build / "final.safetensors").stat() == final
