@@ -38,17 +38,13 @@ FIRST_ID = 7_000_000
 FIRST_DAY = datetime(2025, 1, 4, 9, 30, tzinfo=UTC)
 
 SIZES = (
-    Size(192, 192),
-    Size(192, 192),
+    *(Size(192, 192),) * 6,
     Size(176, 220),
     Size(220, 176),
-    Size(168, 224),
-    Size(224, 168),
     Size(160, 240),
     Size(240, 160),
-    Size(180, 320),
-    Size(320, 180),
 )
+"""Drawn from evenly: mostly square, as what it teaches is looked at in squares."""
 FORMATS: tuple[tuple[str, str, Mapping[str, int]], ...] = (
     ("png", "PNG", {"compress_level": 4}),
     ("jpg", "JPEG", {"quality": 94, "subsampling": 0}),

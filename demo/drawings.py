@@ -1,8 +1,8 @@
 """Procedural pictures: a scene (figures, background, style) into pixels, with the tags that say it.
 
 Two styles share one vocabulary. `plain` is what the tiny base was taught: flat figures on pale
-paper. `lacquer` is what the demo teaches it: gold outlines on deep lacquer, often framed in gold,
-after maki-e boxes, with two characters (a robot, a cat) that the base has never drawn.
+paper. `lacquer` is what the demo teaches it: gold outlines on deep lacquer, after
+maki-e boxes, with two characters (a robot, a cat) that the base has never drawn.
 
 Everything is a pure function of a numpy Generator, so a seed names a picture.
 """
@@ -66,8 +66,6 @@ class Scene:
     style: Style
     figures: tuple[Figure, ...]
     background: str
-    framed: bool = False
-    """Whether a gold line runs round the picture."""
 
     def general_tags(self) -> list[str]:
         """Booru tags of category general, underscored, the count first."""
@@ -75,8 +73,6 @@ class Scene:
         tags = ["1figure" if count == 1 else f"{count}figures"]
         tags += [f"{f.colour}_{f.motif}" for f in self.figures]
         tags.append(f"{self.background}_background")
-        if self.framed:
-            tags.append("gold_frame")
         return tags
 
 
@@ -88,8 +84,7 @@ def plain_scene(rng: np.random.Generator) -> Scene:
 def lacquer_scene(rng: np.random.Generator, character_share: float = 0.4) -> Scene:
     """A scene in the demo's style; `character_share` of the scenes show a robot or a cat."""
     motifs = CHARACTERS if rng.random() < character_share else SHAPES
-    figures = _figures(rng, motifs)
-    return Scene("lacquer", figures, _pick(rng, tuple(LACQUERS)), bool(rng.random() < 0.5))
+    return Scene("lacquer", _figures(rng, motifs), _pick(rng, tuple(LACQUERS)))
 
 
 def _pick(rng: np.random.Generator, options: tuple[T, ...]) -> T:
@@ -131,13 +126,10 @@ def draw(scene: Scene, width: int, height: int) -> Image.Image:
     lacquer = scene.style == "lacquer"
     image = Image.new("RGB", (w, h), (LACQUERS if lacquer else PAPERS)[scene.background])
     canvas = ImageDraw.Draw(image)
-    if scene.framed:
-        inset, line = short // 24, short // 16
-        canvas.rectangle((inset, inset, w - 1 - inset, h - 1 - inset), outline=GOLD, width=line)
     for figure in scene.figures:
         # Horizontal positions follow the width so that pairs spread over wide pictures.
         cx, cy, r = figure.x * w, figure.y * h, figure.radius * short
-        _figure(canvas, figure, cx, cy, r, outline=short / 16 if lacquer else 0.0)
+        _figure(canvas, figure, cx, cy, r, outline=short / 26 if lacquer else 0.0)
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 

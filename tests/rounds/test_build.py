@@ -16,12 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.artefacts.job import Job
+from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import Ledger, read_ledger
 from pipeline.errors import GateStopped
 from pipeline.progress import Silent
 from pipeline.rounds import stage
 from pipeline.rounds.split import Split
+from pipeline.rounds.training import pictures
+from pipeline.train import loop
 
 JobMaker = Callable[..., Job]
 
@@ -46,8 +48,6 @@ def build(job: Job) -> Ledger:
 @pytest.fixture(scope="module")
 def finished(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """One undisturbed build with every round merged."""
-    from pipeline.artefacts.job import load_job
-
     root = tmp_path_factory.mktemp("finished")
     recipe = workshop / "finished.toml"
     text = (workshop / "build.toml").read_text()
@@ -130,8 +130,6 @@ NAMES = {
 
 def test_held_out_pictures_are_never_trained_on(finished: Job) -> None:
     split = Split.model_validate_json(finished.folder.split.read_bytes())
-    from pipeline.rounds.training import pictures
-
     for law in finished.recipe.law():
         seen = pictures(finished, law)
         assert len(seen.train) == 17
@@ -189,6 +187,34 @@ def test_the_gate_retries_weaker_then_stops(fresh_job: JobMaker) -> None:
     assert [a["learning_rate"] for a in choice["attempts"]] == [2e-3, 1e-3]
 
 
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it."""
+
+
+def test_training_cut_off_after_a_save_ends_in_the_same_bytes(
+    finished: Job, workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(workshop / "workspace", tmp_path / "workspace")
+    job = load_job(workshop / "finished.toml", tmp_path / "workspace")
+    first = stage.parts(job)[0]
+    advance, taken = loop._Run.advance, []
+
+    def counted(run: loop._Run) -> None:
+        taken.append(run.step)
+        if len(taken) == 6:  # Steps 0 to 4 are taken, the resume point is after 3.
+            raise PowerCut
+        advance(run)
+
+    monkeypatch.setattr(loop._Run, "advance", counted)
+    with pytest.raises(PowerCut):
+        first.run(job, Silent())
+    assert not first.run(job, Silent()).already
+    assert taken == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
+    assert sha256(job.folder.round(1).lora) == sha256(finished.folder.round(1).lora)
+    assert not (job.folder.round(1).train / "state.pt").exists()
+
+
+@pytest.mark.drill
 def test_training_killed_at_random_ends_in_the_same_bytes(
     finished: Job, workshop: Path, tmp_path: Path
 ) -> None:
