@@ -1,8 +1,8 @@
 """Procedural pictures: a scene (figures, background, style) into pixels, with the tags that say it.
 
 Two styles share one vocabulary. `plain` is what the tiny base was taught: flat figures on pale
-paper. `lacquer` is what the demo teaches it: gold outlines on deep lacquer, after
-maki-e boxes, with two characters (a robot, a cat) that the base has never drawn.
+paper. `lacquer` is what the demo teaches it: gold outlines on deep lacquer, after maki-e boxes,
+with two characters (a robot, a cat) that the base has never drawn.
 
 Everything is a pure function of a numpy Generator, so a seed names a picture.
 """
@@ -39,11 +39,11 @@ PAPERS: dict[str, RGB] = {
     "aqua": (180, 225, 232),
 }
 LACQUERS: dict[str, RGB] = {
-    "plum": (120, 75, 100),
-    "indigo": (70, 80, 130),
+    "lacquer": (120, 75, 100),
+    "black": (68, 66, 84),
 }
-"""No figure has one of these colours, nor has the base met their names: a ground of such a name is
-learned as a ground."""
+"""Words that the tokenizer knows and the base has never met, and no figure's colour: what such a
+word means is learned as a ground."""
 GOLD: RGB = (226, 182, 84)
 SUPERSAMPLE = 4
 

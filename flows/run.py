@@ -28,6 +28,7 @@ from pipeline.artefacts.runs import (
     write_run,
 )
 from pipeline.errors import GateStopped, RequestError, UrushiError
+from pipeline.models.inspect import inspect, require_supported
 from pipeline.progress import Progress
 from pipeline.stages import DATA_STAGES
 
@@ -124,7 +125,8 @@ def run_recipe(
         parts: what the build flow walks instead of the rounds' parts.
 
     Raises:
-        RequestError: Prefect is not installed, or the workspace cannot be written.
+        RequestError: Prefect is not installed, the base is not one that can be trained, or the
+            workspace cannot be written.
         BusyError: the same recipe runs already.
         UrushiError: whatever a part raised, unchanged.
     """
@@ -138,6 +140,9 @@ def run_recipe(
             "hand, which needs none: urushi download, caption, resize, cache, train, preview."
         )
     with held(root / RUN_LOCK), _Log(job, fingerprint) as log:
+        if parts is None and job.build is not None:
+            # Now, not after hours of downloading.
+            require_supported(inspect(job.build.base))
         _run(job, progress, parts, log)
     return tuple(log.runs)
 

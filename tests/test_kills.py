@@ -84,7 +84,7 @@ held_out = 0.2
 held_out_timesteps = 2
 gate = "always"
 [preview]
-prompts = ["1figure, red star, plum background"]
+prompts = ["1figure, red star, lacquer background"]
 steps = 2
 """
 

@@ -88,6 +88,21 @@ def test_a_stage_that_needs_a_build_refuses_a_dataset(
     assert "needs a build recipe" in ended.stderr
 
 
+def test_a_base_that_cannot_be_trained_ends_with_2_before_anything_is_fetched(
+    urushi: Urushi, write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    recipe = write_recipe()
+    Image.new("RGB", (64, 64)).save(tmp_path / "pictures" / "a.png")
+    missing = urushi("run", recipe)
+    (tmp_path / "base.safetensors").write_text("this is a note about a checkpoint\n" * 9)
+    text = urushi("run", recipe)
+    for ended, words in ((missing, "There is no checkpoint"), (text, "is a text file")):
+        assert ended.returncode == 2, ended.stderr
+        assert words in ended.stderr and "Traceback" not in ended.stderr
+        assert "base.safetensors" in ended.stderr and "Prefect" not in ended.stderr
+    assert not (tmp_path / "workspace" / "datasets").exists()
+
+
 def test_a_workspace_that_is_a_file_ends_with_2(
     urushi: Urushi, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:

@@ -168,7 +168,7 @@ def check_that_diffusers_reads_it(build: Path) -> None:
         return loaded
 
     picture = pipeline(build / "final.safetensors")(
-        "1figure, red star, plum background",
+        "1figure, red star, lacquer background",
         width=64,
         height=64,
         num_inference_steps=4,
