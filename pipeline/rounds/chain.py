@@ -56,19 +56,9 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
     receipt = done(folder.root, wanted, RECEIPT)
     if receipt is not None:
         return receipt
-    base = job.recipe.base.checkpoint
     started = time.monotonic()
     with progress.bar(f"merge {links[-1].round}", 1, "checkpoint") as bar:
-        report = merge.merge(
-            base,
-            [merge.Addend(link.lora, link.strength) for link in links],
-            folder.checkpoint,
-            metadata={
-                "urushi.build": job.recipe.name,
-                "urushi.rounds": ",".join(str(link.round) for link in links),
-            },
-            identities={base: origin_digest(job), **{link.lora: link.blake3 for link in links}},
-        )
+        report = write_checkpoint(job, links, folder.checkpoint)
         bar.advance()
     return write_receipt(
         folder.root,
@@ -83,6 +73,21 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
         },
         seconds=time.monotonic() - started,
         name=RECEIPT,
+    )
+
+
+def write_checkpoint(job: Job, links: tuple[Link, ...], out: Path) -> merge.MergeReport:
+    """Merges the chain into the origin; the same links give the same bytes, wherever `out` is."""
+    base = job.recipe.base.checkpoint
+    return merge.merge(
+        base,
+        [merge.Addend(link.lora, link.strength) for link in links],
+        out,
+        metadata={
+            "urushi.build": job.recipe.name,
+            "urushi.rounds": ",".join(str(link.round) for link in links),
+        },
+        identities={base: origin_digest(job), **{link.lora: link.blake3 for link in links}},
     )
 
 
