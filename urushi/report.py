@@ -1,7 +1,8 @@
-"""`urushi report BUILD`: report.html again, from the ledger and the pictures that are there."""
+"""`urushi report BUILD`: report.html again, from the ledger, the receipts and the pictures."""
 
 from pathlib import Path
 
+from pipeline.artefacts.job import load_job
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.workspace import Workspace
@@ -14,14 +15,16 @@ def rewrite_report(build: str, workspace: Path) -> None:
 
     Raises:
         RequestError: there is no such build.
-        UrushiError: its ledger is missing or damaged.
+        UrushiError: its ledger or the recipe that it was run with is missing or damaged.
     """
-    from pipeline.preview.report import write_report
+    from pipeline.preview.stage import make_report
 
     folder = Workspace(workspace.resolve()).build(_name(build, workspace))
     ledger = read_ledger(folder.ledger)
+    # As it was run: the recipe that the user edits may have changed since.
+    job = load_job(folder.recipe, workspace)
     with locked(folder.root):
-        print(write_report(folder, ledger))
+        print(make_report(job, ledger))
 
 
 def _name(build: str, workspace: Path) -> str:

@@ -39,7 +39,7 @@ def print_products(job: Job) -> None:
         ("ledger", folder.ledger),
         ("report", folder.report),
     ):
-        if path.is_file():
+        if path.exists():
             print(f"{what:<11} {path}")
 
 

@@ -23,7 +23,7 @@ from pipeline.artefacts.ledger import RoundRow, read_ledger
 from pipeline.artefacts.locks import is_locked
 from pipeline.artefacts.receipts import NAME, read_receipt
 from pipeline.artefacts.runs import RUN_LOCK, read_run
-from pipeline.artefacts.workspace import Workspace
+from pipeline.artefacts.workspace import BuildFolder, Workspace
 from pipeline.errors import UrushiError
 from pipeline.stages import DATA_STAGES
 from urushi.rounds import rounds_table
@@ -117,14 +117,20 @@ def _build(workspace: Workspace, name: str) -> dict[str, Any]:
     return facts | {
         "seconds": seconds,
         "rounds": [row.model_dump(mode="json", include=set(ROUND_FIELDS)) for row in rows],
-        "final": _there(folder.final),
+        "final": _there(_final(folder)),
         "final_lora": _there(folder.final_lora),
         "report": _there(folder.report),
     }
 
 
+def _final(folder: BuildFolder) -> Path:
+    """A file or a folder, as the base is one; the recipe is not asked, as it may be gone."""
+    as_folder = BuildFolder(folder.root, "").final
+    return as_folder if as_folder.is_dir() else folder.final
+
+
 def _there(path: Path) -> str | None:
-    return str(path) if path.is_file() else None
+    return str(path) if path.exists() else None
 
 
 def render(facts: dict[str, Any]) -> str:

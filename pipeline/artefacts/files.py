@@ -6,6 +6,7 @@ A reader sees the old file, or the whole new one, never a part, after SIGKILL an
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,45 @@ def translated(path: Path) -> Iterator[None]:
         raise
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or all files of a folder and below, sorted; none where nothing is there."""
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    return [path] if path.exists() else []
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def share(source: Path, destination: Path) -> None:
+    """`source` also under the name `destination`: hard links where the disk can, else copies.
+
+    A folder takes the place of an older one by two renames; a kill between them leaves neither,
+    which a receipt, written last, will not vouch for.
+    """
+    if source.is_dir():
+        aside = destination.with_name(f".{destination.name}.{os.getpid()}{TEMPORARY}")
+        with translated(destination):
+            remove(aside)
+            for file in files_of(source):
+                share(file, aside / file.relative_to(source))
+            remove(destination)
+            aside.rename(destination)
+            sync_folder(destination.parent)
+        return
+    with atomic(destination) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes renames in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -106,7 +146,7 @@ def sweep(folder: Path) -> None:
     if folder.is_dir():
         for leftover in folder.rglob(f".*{TEMPORARY}"):
             if not _is_being_written(leftover):
-                leftover.unlink(missing_ok=True)
+                remove(leftover)
 
 
 def _is_being_written(temporary: Path) -> bool:

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.artefacts.receipts import Receipt
-from pipeline.artefacts.workspace import BuildFolder, DatasetFolder, Workspace
+from pipeline.artefacts.workspace import SINGLE_FILE, BuildFolder, DatasetFolder, Workspace
 from pipeline.errors import RequestError
 from pipeline.recipe import BuildRecipe, DatasetRecipe, load_any, load_dataset
 
@@ -45,7 +45,8 @@ class Job:
 
     @property
     def folder(self) -> BuildFolder:
-        return self.workspace.build(self.recipe.name)
+        suffix = "" if self.recipe.base.checkpoint.is_dir() else SINGLE_FILE
+        return self.workspace.build(self.recipe.name, suffix)
 
     def dataset_folder(self, dataset: DatasetRecipe) -> DatasetFolder:
         return self.workspace.dataset(dataset.name)

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from pipeline.artefacts.chain import VERSIONS, download_fingerprint
-from pipeline.artefacts.files import write_text
+from pipeline.artefacts.files import files_of, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.records import Record
@@ -81,11 +81,12 @@ def products(job: Job) -> list[Path]:
         patterns = ["images/*.json*", "captions/*/receipt.json"]
     else:
         folder = job.folder
-        patterns = ["rounds/*/lora.safetensors", "rounds/*/checkpoint.safetensors"]
+        patterns = ["rounds/*/lora.safetensors", f"rounds/*/{folder.round(1).checkpoint.name}"]
         patterns += [
             p.name for p in (folder.ledger, folder.final, folder.final_lora, folder.report)
         ]
-    return sorted(path for pattern in patterns for path in root.glob(pattern) if path.is_file())
+    found = (path for pattern in patterns for path in root.glob(pattern))
+    return sorted(file for path in found for file in files_of(path))
 
 
 def write_run(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pipeline.artefacts.identity import Identities
 
+SINGLE_FILE = ".safetensors"
+
 
 @dataclass(frozen=True)
 class DatasetFolder:
@@ -45,6 +47,8 @@ class RoundFolder:
     """WORKSPACE/builds/NAME/rounds/NN."""
 
     root: Path
+    suffix: str = SINGLE_FILE
+    """As BuildFolder's."""
 
     @property
     def lora(self) -> Path:
@@ -61,7 +65,7 @@ class RoundFolder:
 
     @property
     def checkpoint(self) -> Path:
-        return self.root / "checkpoint.safetensors"
+        return self.root / f"checkpoint{self.suffix}"
 
     @property
     def grid(self) -> Path:
@@ -77,6 +81,8 @@ class BuildFolder:
     """WORKSPACE/builds/NAME."""
 
     root: Path
+    suffix: str = SINGLE_FILE
+    """How its checkpoints' names end: empty where the base is a diffusers folder, as they are."""
 
     @property
     def recipe(self) -> Path:
@@ -95,7 +101,7 @@ class BuildFolder:
 
     @property
     def final(self) -> Path:
-        return self.root / "final.safetensors"
+        return self.root / f"final{self.suffix}"
 
     @property
     def final_lora(self) -> Path:
@@ -107,7 +113,7 @@ class BuildFolder:
 
     def round(self, number: int) -> RoundFolder:
         """Round `number`, from 1; 0 is the origin's folder, which holds its samples."""
-        return RoundFolder(self.root / "rounds" / f"{number:02d}")
+        return RoundFolder(self.root / "rounds" / f"{number:02d}", self.suffix)
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,8 @@ class Workspace:
     def dataset(self, name: str) -> DatasetFolder:
         return DatasetFolder(self.root / "datasets" / name)
 
-    def build(self, name: str) -> BuildFolder:
-        return BuildFolder(self.root / "builds" / name)
+    def build(self, name: str, suffix: str = SINGLE_FILE) -> BuildFolder:
+        return BuildFolder(self.root / "builds" / name, suffix)
 
     @property
     def identities(self) -> Identities:

@@ -5,9 +5,20 @@ import shlex
 from html import escape
 from pathlib import Path
 
+from pipeline.artefacts.files import files_of
 from pipeline.artefacts.ledger import Ledger
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview import wording
+
+SAME = (
+    "A whole model, in the same layout as the one that you started from: whatever opens that one "
+    "opens this one. "
+)
+AS_FOLDER = SAME + "It is a diffusers folder: name it where a program asks for a model's path."
+AS_FILE = SAME + (
+    "Copy it to where your program keeps checkpoints (<code>models/Stable-diffusion</code> in the "
+    "web UI and Forge, <code>models/checkpoints</code> in ComfyUI) and choose it there."
+)
 
 
 def products(folder: BuildFolder, ledger: Ledger) -> str:
@@ -22,10 +33,7 @@ def products(folder: BuildFolder, ledger: Ledger) -> str:
                 folder.root / ledger.final,
                 ledger.final_sha256,
                 "The finished model",
-                "A whole model, in the same file layout as the one that you started from: whatever "
-                "opens that one opens this one. Copy it to where your program keeps checkpoints "
-                "(<code>models/Stable-diffusion</code> in the web UI and Forge, "
-                "<code>models/checkpoints</code> in ComfyUI) and choose it there.",
+                AS_FOLDER if (folder.root / ledger.final).is_dir() else AS_FILE,
             )
         )
     if ledger.final_lora is not None:
@@ -47,7 +55,8 @@ def products(folder: BuildFolder, ledger: Ledger) -> str:
 
 
 def _card(name: str, path: Path, sha256: str | None, title: str, text: str) -> str:
-    size = f", {wording.megabytes(path.stat().st_size)}" if path.is_file() else ""
+    bytes_ = sum(file.stat().st_size for file in files_of(path))
+    size = f", {wording.megabytes(bytes_)}" if bytes_ else ""
     digest = f'<div class="digest">sha256 <code>{escape(sha256)}</code></div>' if sha256 else ""
     return (
         f'<div class="card"><h3>{title}</h3><div><code>{escape(name)}</code>{size}</div>'

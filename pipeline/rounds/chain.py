@@ -5,14 +5,12 @@ end. Merging into the previous round's 16-bit file would lose exactly the late, 
 """
 
 import hashlib
-import os
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import merge
-from pipeline.artefacts.files import atomic
+from pipeline.artefacts.files import files_of
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Receipt, done, read_receipt, write_receipt
@@ -65,7 +63,7 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
         "merge",
         wanted,
         inputs={"rounds": [[link.round, link.strength] for link in links]},
-        outputs=[folder.checkpoint],
+        outputs=files_of(folder.checkpoint),
         summary={
             "sha256": sha256(folder.checkpoint),
             "cast_loss": report.cast_loss,
@@ -98,16 +96,12 @@ def was_laid(job: Job, links: tuple[Link, ...]) -> Receipt | None:
 
 
 def sha256(path: Path) -> str:
-    """In hexadecimal; what model sites and UIs show."""
+    """In hexadecimal, what model sites and UIs show.
+
+    Of a folder: of its files' hashes and names, one `sha256sum` line each, sorted by name.
+    """
+    if path.is_dir():
+        lines = [f"{sha256(p)}  {p.relative_to(path).as_posix()}\n" for p in files_of(path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def share(source: Path, destination: Path) -> None:
-    """`source` also under the name `destination`: a hard link where the disk can, else a copy."""
-    with atomic(destination) as temporary:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from pipeline.artefacts.files import write_text
+from pipeline.artefacts.files import share, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.ledger import Candidate, Decision
@@ -12,7 +12,7 @@ from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Record
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
-from pipeline.rounds.chain import Link, sha256, share
+from pipeline.rounds.chain import Link, sha256
 from pipeline.rounds.evaluate import HeldOut
 from pipeline.rounds.gate import Verdict, judge
 from pipeline.rounds.strength import search

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import PartialState
 
 from pipeline.models.load import load_scheduler, load_unet
 from pipeline.models.scaling import latent_scaling
@@ -37,7 +37,7 @@ class HeldOut:
         latents: Path,
         texts: Path,
     ) -> None:
-        self._device = Accelerator().device
+        self._device = PartialState().device
         self._scheduler = load_scheduler(recipe.base)
         self._scaling = latent_scaling(recipe.base)
         self._latents, self._texts = open_latents(latents), open_texts(texts)

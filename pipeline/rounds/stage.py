@@ -15,7 +15,7 @@ from pathlib import Path
 import tomli_w
 
 import merge
-from pipeline.artefacts.files import write_text
+from pipeline.artefacts.files import files_of, remove, share, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import read_ledger, write_ledger
@@ -25,7 +25,7 @@ from pipeline.errors import GateStopped, RequestError
 from pipeline.preview.stage import make_report, make_round_grid
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
-from pipeline.rounds.chain import Link, lay, share, was_laid
+from pipeline.rounds.chain import Link, lay, was_laid
 from pipeline.rounds.choice import Choice, choose, chosen
 from pipeline.rounds.ledger import Laid, Status, gather
 from pipeline.rounds.training import training
@@ -185,7 +185,7 @@ def _merge(job: Job, law: RoundLaw, progress: Progress) -> Outcome:
     receipt = lay(job, links, progress)
     if job.recipe.rounds.keep == "last":
         for link in links[:-1]:
-            job.folder.round(link.round).checkpoint.unlink(missing_ok=True)
+            remove(job.folder.round(link.round).checkpoint)
     _write_ledger(job, "running")
     return Outcome(
         "merge",
@@ -245,7 +245,7 @@ def _finish(job: Job, progress: Progress) -> Outcome:
             "finish",
             wanted,
             inputs={"rounds": [link.round for link in history.links]},
-            outputs=[folder.final, folder.final_lora],
+            outputs=[*files_of(folder.final), folder.final_lora],
             seconds=time.monotonic() - started,
         )
     # The report follows [preview] too, which the receipt above does not; it is written only if it

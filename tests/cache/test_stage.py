@@ -196,7 +196,7 @@ while True:
     if not child:
         stage.run(job, Silent())
         os._exit(0)
-    time.sleep(rng.uniform(0.05, 0.5))
+    time.sleep(rng.uniform(0.02, 0.2))
     if kills < 6:
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import Ledger, read_ledger
+from pipeline.artefacts.runs import products
 from pipeline.errors import GateStopped
 from pipeline.progress import Silent
 from pipeline.rounds import stage
 from pipeline.rounds.split import Split
 from pipeline.rounds.training import pictures
+from pipeline.stages import DATA_STAGES
 from pipeline.train import loop
 
 JobMaker = Callable[..., Job]
@@ -212,6 +215,43 @@ def test_training_cut_off_after_a_save_ends_in_the_same_bytes(
     assert taken == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 7]
     assert sha256(job.folder.round(1).lora) == sha256(finished.folder.round(1).lora)
     assert not (job.folder.round(1).train / "state.pt").exists()
+
+
+def test_a_diffusers_folder_ends_in_a_folder(fresh_job: JobMaker) -> None:
+    """Checkpoints are what the base is: the folder loads, and each round started from the last."""
+    job = fresh_job(
+        ('checkpoint = "base.safetensors"\nconfig = "pipeline"', 'checkpoint = "pipeline"'),
+        ("count = 3", 'count = 2\ngate = "always"\nstrength = 0.5\nkeep = "last"'),
+    )
+    for data_stage in DATA_STAGES:
+        data_stage.run(job, Silent())
+    ledger = build(job)
+    assert ledger.final == "final" and job.folder.final.is_dir()
+    first, last = ledger.rounds
+    assert last.heldout_before == pytest.approx(first.heldout_after, rel=2e-3)
+    assert ledger.final_sha256 == last.checkpoint_sha256 != first.checkpoint_sha256
+    assert not job.folder.round(1).checkpoint.exists()
+    base = job.recipe.base.checkpoint
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        assert (job.folder.final / name).read_bytes() == (base / name).read_bytes()
+    before = UNet2DConditionModel.from_pretrained(base, subfolder="unet").state_dict()
+    after = UNet2DConditionModel.from_pretrained(job.folder.final, subfolder="unet").state_dict()
+    key = "down_blocks.0.attentions.0.proj_in.weight"
+    total = before[key].double()
+    for number in (1, 2):
+        lora = load_file(job.folder.round(number).lora)
+        up, down, alpha = (
+            lora[f"{NAMES['model.diffusion_model.input_blocks.1.1.proj_in.weight']}.{part}"]
+            for part in ("lora_up.weight", "lora_down.weight", "alpha")
+        )
+        delta = up.flatten(1).double() @ down.flatten(1).double()
+        total += 0.5 * float(alpha) / down.shape[0] * delta.reshape(total.shape)
+    assert not before[key].equal(after[key])
+    torch.testing.assert_close(after[key], total.float(), rtol=1e-6, atol=1e-7)
+    assert products(job) and all(part.run(job, Silent()).already for part in stage.parts(job))
+    shutil.rmtree(job.folder.final)
+    assert not stage.parts(job)[-1].run(job, Silent()).already
+    assert job.folder.final.is_dir()
 
 
 @pytest.mark.drill

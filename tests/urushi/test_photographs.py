@@ -115,3 +115,9 @@ def test_photographs_and_a_random_base_go_through_all_stages(tmp_path: Path) -> 
     with Image.open(build / "rounds" / "02" / "grid.png") as grid:
         # Three columns and two rows of 64 pixels, and their labels.
         assert grid.width > 3 * 64 and grid.height > 2 * 64
+    report = build / "report.html"
+    content = report.read_bytes()
+    report.unlink()
+    again = subprocess.run([words[0], "report", "other"], env=environment, capture_output=True)
+    assert again.returncode == 0, again.stderr
+    assert report.read_bytes() == content
