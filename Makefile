@@ -7,7 +7,7 @@
 PYTHON ?= python3
 WORKSPACE ?= demo-workspace
 BIN := .venv/bin
-ROOMS := urushi flows pipeline merge demo tests
+ROOMS := urushi flows pipeline merge demo tests benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from merge.errors import MergeError
-from pipeline.errors import UrushiError
+from pipeline.errors import RequestError, UrushiError
 
 INTERRUPTED = 130
 
@@ -161,11 +161,46 @@ def download(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
 
 
 @app.command()
-def caption(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def caption(
+    recipe: Recipe,
+    workspace: WorkspaceFolder = WORKSPACE,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Only show what the rules would change.")
+    ] = False,
+    explain: Annotated[
+        str | None,
+        typer.Option(metavar="MD5", help="Only show every rule's effect on one picture."),
+    ] = None,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Only count tags, lengths and near-synonyms.")
+    ] = False,
+    export: Annotated[
+        tuple[str, Path] | None,
+        typer.Option(
+            metavar="kohya FOLDER",
+            help="Only write pictures with .txt captions, as kohya's scripts read them.",
+        ),
+    ] = None,
+) -> None:
     """One stage: tags, scores and rules into captions."""
-    from urushi.run import run_stage
+    asked = [diff, explain is not None, stats, export is not None]
+    if sum(asked) > 1:
+        raise RequestError("Give one of --diff, --explain, --stats and --export.")
+    if not any(asked):
+        from urushi.run import run_stage
 
-    run_stage("caption", recipe, workspace)
+        run_stage("caption", recipe, workspace)
+        return
+    from urushi import caption as looks
+
+    if diff:
+        looks.print_difference(recipe, workspace)
+    elif explain is not None:
+        looks.print_explanation(recipe, explain, workspace)
+    elif stats:
+        looks.print_statistics(recipe, workspace)
+    elif export is not None:
+        looks.export_captions(recipe, *export, workspace)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
 from pipeline.recipe.build import Resize
 
-VERSIONS = {"download": 1, "caption": 1, "resize": 1, "latents": 1, "text": 1, "train": 1}
+VERSIONS = {"download": 1, "caption": 2, "resize": 1, "latents": 1, "text": 1, "train": 1}
 """Raised when a stage's code changes what it makes, so that old products are made again."""
 
 IMAGES_FILE = "images.jsonl"

@@ -94,6 +94,8 @@ def share(source: Path, destination: Path) -> None:
             aside.rename(destination)
             sync_folder(destination.parent)
         return
+    if destination.exists() and destination.samefile(source):
+        return  # Renaming one link of a file over another would leave both.
     with atomic(destination) as temporary:
         temporary.unlink(missing_ok=True)
         try:

@@ -30,6 +30,10 @@ class ImageRecord(Record):
     rating: str
     source: str
     """Where it came from: "danbooru:123", or a file name."""
+    created_at: str = ""
+    """UTC, ISO 8601, when it was posted; "" where the source does not say."""
+    scored_at: str = ""
+    """UTC, ISO 8601, when its score was read."""
 
 
 class CaptionRecord(Record):
@@ -38,7 +42,7 @@ class CaptionRecord(Record):
     md5: str
     caption: str
     score: int | None
-    """The score that chose the quality word."""
+    """The score that chose the quality word; None where there is none, or it was too young."""
 
 
 class ResizedRecord(Record):

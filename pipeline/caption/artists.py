@@ -11,7 +11,7 @@ Artist tags themselves go by their category. Names also leak through other tags:
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.caption.spelling import spell
@@ -66,6 +66,22 @@ def names_one_of(tag: str, own: Iterable[str]) -> bool:
         if bare and bare in told.tokens and bare == _without_phrase(told.tokens) != told.tokens:
             return True
     return False
+
+
+def naming(tags: Sequence[str], own: Iterable[str]) -> frozenset[str]:
+    """Those of a picture's `tags` that name one of its own artists."""
+    told = [spell(tag) for tag in tags]
+    # One search through all tags says for nearly every picture that there is nothing to look for.
+    joined = "|".join(spelled.tokens for spelled in told)
+    same = {spelled.same for spelled in told}
+    near = [
+        name
+        for name in own
+        if spell(name).same in same
+        or (spell(name).tokens and spell(name).tokens in joined)
+        or ((bare := spell(_QUALIFIER.sub("", name)).tokens) and bare in joined)
+    ]
+    return frozenset(tag for tag in tags if names_one_of(tag, near)) if near else frozenset()
 
 
 def leaks(tag: str, artists: Artists) -> bool:

@@ -1,39 +1,69 @@
-"""Tags and a score into caption text: pure rules, in a fixed order.
+"""Tags, score, rating and year into caption text: pure rules, in a fixed frame.
 
-drop   artists (by category, and where another tag names one), categories, names
-spell  underscores to spaces, but for kaomoji
-order  counts, characters, series, the rest; each as the site orders it
-end    the quality word that the score earns
+drop    artists (by category, and where another tag names one), categories, names
+rules   the preset's and the recipe's own, in their order, until nothing changes
+drop    once more what names an artist, lest a rule have written it
+say     in the recipe's order, each once, with the words for score, rating and year
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Literal, get_args
 
 from pipeline.artefacts.records import CaptionRecord, ImageRecord
-from pipeline.caption.artists import is_style_tag, known_artists, leaks, names_one_of
-from pipeline.caption.spelling import Spelling, spell
-from pipeline.recipe.dataset import Caption
+from pipeline.caption.artists import is_style_tag, known_artists, leaks, names_one_of, naming
+from pipeline.caption.spelling import spell
+from pipeline.caption.tag_rules import (
+    Element,
+    Elements,
+    Slot,
+    TagRule,
+    compile_tag_rules,
+    matching,
+    settle,
+)
+from pipeline.caption.words import Words, compile_words, usable_score
+from pipeline.recipe.caption import Caption
 
-Why = Literal["artist", "names an artist", "category", "name", "duplicate", "empty"]
+Why = Literal["artist", "names an artist", "category", "name", "duplicate", "empty", "no place"]
+LOST = (*get_args(Why), "dropped", "collapsed", "folded")
+"""What happens to a tag that the caption does not say."""
 
 _NUMBER = re.compile(r"\d+\+?(girl|boy|other|figure)s?")
 _COUNT_WORD = re.compile(r"multiple[ _](girl|boy|other|figure)s|solo|no[ _]humans", re.IGNORECASE)
-_RANKS = {"character": 2, "copyright": 3}
-_REST = 4
+
+
+Ranked = tuple[int, Element]
 
 
 @dataclass(frozen=True)
 class Rules:
     """A recipe's [caption] and what must be known of the whole dataset to obey it."""
 
-    quality: tuple[tuple[int, str], ...]
+    caption: Caption
+    words: Words
     drop_categories: frozenset[str]
     drop_names: frozenset[str]
-    """As `Spelling.same`."""
+    keep_names: frozenset[str]
+    """As `Spelling.same`, both."""
     naming_artists: frozenset[str]
-    """Tags of the dataset that name one of its artists, or say in whose style a picture is."""
+    """Tags of the dataset, and texts that rules write, which name one of its artists, or say in
+    whose style a picture is."""
+    tag_rules: tuple[TagRule, ...]
+    decided: dict[tuple[str, str], "Why | Ranked"] = field(default_factory=dict, repr=False)
+    """What was found of (category, tag) before; a tag recurs in thousands of pictures."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened to one tag on its way into the caption."""
+
+    tag: str
+    what: str
+    """One of LOST, "added", or the text that it was renamed to."""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,8 +73,13 @@ class Written:
     record: CaptionRecord
     word: str
     """The quality word; "" where the score earned none."""
-    dropped: tuple[tuple[str, Why], ...]
-    """(tag, reason) in the order of the tags."""
+    changes: tuple[Change, ...]
+    """In the order in which they happened."""
+
+    @property
+    def dropped(self) -> tuple[tuple[str, str], ...]:
+        """(tag, why) of what the caption does not say, in the order of the changes."""
+        return tuple((change.tag, change.what) for change in self.changes if change.what in LOST)
 
 
 def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru: bool) -> Rules:
@@ -52,19 +87,29 @@ def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru
 
     Style tags are dropped `from_booru` only: a folder's tags are its owner's own words.
     """
+    images = list(images)
     artist_names: set[str] = set()
     others: set[str] = set()
     for image in images:
         for category, tags in image.tags.items():
             (artist_names if category == "artist" else others).update(tags)
     artists = known_artists(artist_names)
+    written = {
+        spell(text).text for rule in caption.rule for text in (*rule.rename.values(), *rule.add)
+    }
+    known = {spell(tag).same for tag in others}
     return Rules(
-        quality=caption.quality,
+        caption=caption,
+        words=compile_words(caption, images),
         drop_categories=frozenset(caption.drop_categories) | {"artist"},
-        drop_names=frozenset(spell(tag).same for tag in caption.drop_tags),
+        drop_names=frozenset(matching(caption.drop_tags, known)),
+        keep_names=frozenset(matching(caption.keep_tags, known)),
         naming_artists=frozenset(
-            tag for tag in others if leaks(tag, artists) or (from_booru and is_style_tag(tag))
+            tag
+            for tag in others | written
+            if leaks(tag, artists) or (from_booru and is_style_tag(tag))
         ),
+        tag_rules=compile_tag_rules(caption.rule, others),
     )
 
 
@@ -74,58 +119,114 @@ def artists_can_be_told(images: Iterable[ImageRecord]) -> bool:
 
 
 def write_caption(image: ImageRecord, rules: Rules) -> Written:
-    """The caption of `image`: elements joined by ", ", the quality word last."""
-    word = quality_word(image.score, rules.quality)
+    """The caption of `image`: elements joined by ", ", in the recipe's order."""
+    changes: list[Change] = []
+    elements = _settled(image, rules, tuple(_allowed(image, rules, changes)), changes)
+    word = rules.words.quality(image)
+    texts: dict[str, list[str]] = {
+        "quality": [word],
+        "rating": [rules.words.rating(image)],
+        "year": [rules.words.year(image)],
+    }
+    # These words count as said already: a tag that repeats one would take it from its place.
+    said = {
+        spell(text).same for slot in texts if slot in rules.caption.order for text in texts[slot]
+    }
+    said.discard("")
+    for element in elements:
+        why = _why_not_said(element, said, rules.caption.order)
+        if why is not None:
+            changes.append(Change(element.tag, why))
+        else:
+            said.add(element.same)
+            texts.setdefault(element.slot, []).append(element.text)
+    ordered = [text for slot in ("added", *rules.caption.order) for text in texts.get(slot, ())]
+    caption = ", ".join(text for text in ordered if text)
+    score = usable_score(image, rules.caption)
+    word = word if "quality" in rules.caption.order else ""
+    return Written(CaptionRecord(md5=image.md5, caption=caption, score=score), word, tuple(changes))
+
+
+def _allowed(image: ImageRecord, rules: Rules, changes: list[Change]) -> Iterator[Element]:
+    """The tags that neither name an artist nor are dropped by category or name; counts first."""
     own_artists = image.tags.get("artist", ())
-    dropped: list[tuple[str, Why]] = []
-    kept: list[tuple[int, str]] = []
-    # The quality word counts as said already: a tag that repeats it would take it from its place.
-    said = {spell(word).same} if word else set()
+    others = [tag for category, tags in image.tags.items() if category != "artist" for tag in tags]
+    its_artists = naming(others, own_artists)
+    ranked: list[Ranked] = []
     for category, tags in image.tags.items():
         for tag in tags:
-            spelled = spell(tag)
-            why = _why_dropped(tag, spelled, category, own_artists, rules)
-            if why is None and not spelled.text:
-                why = "empty"
-            if why is None and spelled.same in said:
-                why = "duplicate"
-            if why is not None:
-                dropped.append((tag, why))
-                continue
-            said.add(spelled.same)
-            kept.append((_rank(tag, category), spelled.text))
-    kept.sort(key=lambda element: element[0])  # Stable: the site's order stands within a rank.
-    elements = [text for _, text in kept] + ([word] if word else [])
-    record = CaptionRecord(md5=image.md5, caption=", ".join(elements), score=image.score)
-    return Written(record, word, tuple(dropped))
+            found = rules.decided.get((category, tag))
+            if found is None:
+                found = rules.decided[category, tag] = _decided(tag, category, rules)
+            if isinstance(found, str):
+                changes.append(Change(tag, found))
+            elif tag in its_artists:
+                changes.append(Change(tag, "names an artist"))
+            else:
+                ranked.append(found)
+    # Stable: the site's order stands within a rank, and so does whichever was said first.
+    return (element for _, element in sorted(ranked, key=_rank))
 
 
-def quality_word(score: int | None, quality: tuple[tuple[int, str], ...]) -> str:
-    """The first word whose least score is reached; "" for none, or where there is no score."""
-    if score is None:
-        return ""
-    return next((word.strip() for least, word in quality if score >= least), "")
+_rank = itemgetter(0)
 
 
-def _why_dropped(
-    tag: str, spelled: Spelling, category: str, own_artists: Iterable[str], rules: Rules
-) -> Why | None:
+def _settled(
+    image: ImageRecord, rules: Rules, elements: Elements, changes: list[Change]
+) -> Elements:
+    if not rules.tag_rules:
+        return elements
+    told: dict[tuple[str, str], Change] = {}
+
+    def tell(element: Element, what: str, reason: str) -> None:
+        told.setdefault((element.tag, what), Change(element.tag, what, reason))
+
+    settled = settle(elements, rules.tag_rules, tell)
+    if settled is elements:
+        return elements
+    changes.extend(told.values())
+    before = {element.same for element in elements}
+    own_artists = image.tags.get("artist", ())
+    kept = []
+    for element in settled:
+        if element.same not in before and (
+            element.text in rules.naming_artists or names_one_of(element.text, own_artists)
+        ):
+            changes.append(Change(element.tag, "names an artist"))
+        else:
+            kept.append(element)
+    return tuple(kept)
+
+
+def _decided(tag: str, category: str, rules: Rules) -> "Why | Ranked":
+    """Why no caption says `tag`, or its element and where that stands."""
+    spelled = spell(tag)
     if category == "artist":
         return "artist"
-    if category in rules.drop_categories:
+    if category in rules.drop_categories and spelled.same not in rules.keep_names:
         return "category"
     if spelled.same in rules.drop_names:
         return "name"
-    if tag in rules.naming_artists or names_one_of(tag, own_artists):
+    if tag in rules.naming_artists:
         return "names an artist"
-    return None
+    if not spelled.text:
+        return "empty"
+    rank, slot = _slot(tag, category)
+    return rank, Element(tag, slot, spelled.text, spelled.same)
 
 
-def _rank(tag: str, category: str) -> int:
-    """Where an element stands: 0 and 1 for counts, then character, series, the rest."""
-    if category not in _RANKS:
-        if _NUMBER.fullmatch(tag):
-            return 0
-        if _COUNT_WORD.fullmatch(tag):
-            return 1
-    return _RANKS.get(category, _REST)
+def _why_not_said(element: Element, said: set[str], order: Sequence[str]) -> Why | None:
+    if element.same in said:
+        return "duplicate"
+    return None if element.slot == "added" or element.slot in order else "no place"
+
+
+def _slot(tag: str, category: str) -> tuple[int, Slot]:
+    """Where an element stands: numbers before words among the counts."""
+    if category == "character":
+        return 2, "character"
+    if category == "copyright":
+        return 3, "series"
+    if _NUMBER.fullmatch(tag):
+        return 0, "count"
+    return (1, "count") if _COUNT_WORD.fullmatch(tag) else (4, "rest")

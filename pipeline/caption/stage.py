@@ -28,6 +28,7 @@ from pipeline.caption.rules import (
     compile_rules,
     write_caption,
 )
+from pipeline.caption.words import is_young, quality_words
 from pipeline.errors import UrushiError
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe
@@ -65,12 +66,8 @@ def _caption(
 ) -> Receipt:
     started = time.monotonic()
     with locked(folder.root):
-        images = sorted(
-            read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
-        )
-        _check(dataset, folder, images)
-        rules = compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
-        written = _write_all(dataset.name, images, rules, progress)
+        images, rules = images_and_rules(dataset, folder)
+        written = write_all(dataset.name, images, rules, progress)
         captions = folder.captions(fingerprint) / CAPTIONS_FILE
         write_records(captions, (one.record for one in written))
         receipt = write_receipt(
@@ -87,6 +84,22 @@ def _caption(
         )
     _say(dataset, receipt.summary, progress)
     return receipt
+
+
+def images_and_rules(
+    dataset: DatasetRecipe, folder: DatasetFolder
+) -> tuple[list[ImageRecord], Rules]:
+    """The dataset's pictures in the order of md5, and its rules.
+
+    Raises:
+        UrushiError: artists cannot be told from other tags, a rating is wider than asked for, or a
+            record is damaged.
+    """
+    images = sorted(
+        read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
+    )
+    _check(dataset, folder, images)
+    return images, compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
 
 
 def _check(dataset: DatasetRecipe, folder: DatasetFolder, images: Sequence[ImageRecord]) -> None:
@@ -111,9 +124,10 @@ def _check(dataset: DatasetRecipe, folder: DatasetFolder, images: Sequence[Image
         )
 
 
-def _write_all(
+def write_all(
     name: str, images: Sequence[ImageRecord], rules: Rules, progress: Progress
 ) -> list[Written]:
+    """Captions of `images`; the disk is left as it is."""
     written: list[Written] = []
     with progress.bar(f"caption {name}", len(images), "captions") as bar:
         for start in range(0, len(images), _BATCH):
@@ -127,13 +141,16 @@ def _summary(
     dataset: DatasetRecipe, images: Sequence[ImageRecord], written: Sequence[Written]
 ) -> dict[str, Any]:
     words = Counter(one.word for one in written)
-    table = {word.strip(): words[word.strip()] for _, word in dataset.caption.quality}
-    table[""] = words[""]
+    table = {word: words[word] for word in (*quality_words(dataset.caption), "")}
     naming = Counter(tag for one in written for tag, why in one.dropped if why == "names an artist")
     return {
         "captions": len(written),
         "quality": table,
         "without_score": sum(image.score is None for image in images),
+        "young_scores": sum(
+            image.score is not None and is_young(image, dataset.caption.score_age_hours)
+            for image in images
+        ),
         "without_tags": sum(not any(image.tags.values()) for image in images),
         "empty": sum(not one.record.caption for one in written),
         "dropped": dict(sorted(Counter(why for one in written for _, why in one.dropped).items())),
@@ -149,13 +166,16 @@ def _say(dataset: DatasetRecipe, summary: dict[str, Any], progress: Progress) ->
         progress.say(f"{dataset.name}: {total:,} captions; no scores, so no quality words")
     else:
         progress.say(f"{dataset.name}: {total:,} captions, by quality word:")
-        cuts: dict[str, int] = {}
-        for least, word in dataset.caption.quality:
-            cuts[word.strip()] = least
+        asked = quality_words(dataset.caption)
         for word, count in summary["quality"].items():
-            reason = f"score {cuts[word]:,} and up" if word else "below, or no score"
+            reason = asked.get(word, "below, or no score")
             share = count / total
             progress.say(f"  {word or '(none)':<16} {count:>8,}  {share:>4.0%}  {reason}")
+    if summary["young_scores"]:
+        progress.say(
+            f"  scores read less than {dataset.caption.score_age_hours:g} h after the post, "
+            f"not used: {summary['young_scores']:,}"
+        )
     if summary["without_tags"]:
         progress.say(f"  pictures without any tag: {summary['without_tags']:,}")
     if summary["empty"]:

@@ -5,10 +5,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.recipe.caption import Caption, Rating
 from pipeline.recipe.section import Name, RecipePath, Section
-
-Rating = Literal["general", "sensitive", "questionable", "explicit"]
-Category = Literal["general", "artist", "copyright", "character", "meta"]
 
 
 class Download(Section):
@@ -50,29 +48,6 @@ class Folder(Section):
 
     path: RecipePath
     """The folder, searched with all its sub-folders."""
-
-
-class Caption(Section):
-    """How tags and score become a caption."""
-
-    quality: tuple[tuple[int, str], ...] = (
-        (60, "masterpiece"),
-        (18, "best quality"),
-        (6, "high quality"),
-    )
-    """(least score, word): the first that a picture's score reaches is appended to its caption."""
-    drop_categories: tuple[Category, ...] = ("artist", "meta")
-    """Tags of these categories never reach a caption."""
-    drop_tags: tuple[str, ...] = ()
-    """Tags dropped by name, as the site spells them."""
-
-    @field_validator("quality")
-    @classmethod
-    def _falls(cls, quality: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
-        cuts = [cut for cut, _ in quality]
-        if cuts != sorted(set(cuts), reverse=True):
-            raise ValueError("scores must fall from the first word to the last")
-        return quality
 
 
 class DatasetRecipe(Section):

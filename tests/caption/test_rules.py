@@ -11,10 +11,9 @@ from pipeline.artefacts.records import ImageRecord
 from pipeline.caption.rules import (
     artists_can_be_told,
     compile_rules,
-    quality_word,
     write_caption,
 )
-from pipeline.recipe.dataset import Caption
+from pipeline.recipe.caption import Caption
 
 Make = Callable[..., ImageRecord]
 
@@ -54,11 +53,11 @@ def test_the_score_is_recorded_and_everything_dropped_has_a_reason(image: Make) 
     assert written.record.score == -3
     assert written.word == ""
     assert written.dropped == (
-        ("Smile", "duplicate"),
         ("bad_tag", "name"),
         ("drawn_by_john_doe", "names an artist"),
         ("john_doe", "artist"),
         ("highres", "category"),
+        ("Smile", "duplicate"),
     )
 
 
@@ -76,8 +75,9 @@ def test_the_score_is_recorded_and_everything_dropped_has_a_reason(image: Make) 
         (None, ""),
     ],
 )
-def test_quality_words_by_the_default_cuts(score: int | None, word: str) -> None:
-    assert quality_word(score, Caption().quality) == word
+def test_quality_words_by_the_default_cuts(image: Make, score: int | None, word: str) -> None:
+    post = image(score=score, general=("halo",))
+    assert write_caption(post, compile_rules(Caption(), [post], from_booru=True)).word == word
 
 
 @pytest.mark.parametrize(

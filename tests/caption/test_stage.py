@@ -71,6 +71,7 @@ def test_the_receipt_counts_what_was_left_out(image: Make, downloaded, heard) ->
         "captions": 2,
         "quality": {"masterpiece": 0, "best quality": 0, "high quality": 1, "": 1},
         "without_score": 1,
+        "young_scores": 0,
         "without_tags": 1,
         "empty": 1,
         "dropped": {"artist": 1, "category": 1, "names an artist": 1},
