@@ -132,17 +132,12 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     known = sum(o for o in originals if o is not None)
     unknown = " and what is not downloaded yet (unknown)" if None in originals else ""
     yield f"originals    {size(known)}{unknown}"
-    total = sum(count.count or 0 for count in counts.values())
     some = any(count.count is None for count in counts.values())
     more = ", and the folders not counted yet" if some else ""
-    area = recipe.resize.resolution**2
-    yield f"resized      ≤ {size(3 * total * area)} (lossless {recipe.resize.format}){more}"
-    factor, features = _latent_and_text(recipe)
-    latents = total * area // factor**2 * LATENT_BYTES
-    texts = (total + 1) * TEXT_BYTES * features
+    resized, latents, texts = _data_bytes(recipe, counts)
+    yield f"resized      ≤ {size(resized)} (lossless {recipe.resize.format}){more}"
     yield f"cache        ≤ {size(latents)} latents, {size(texts)} texts{more}"
-    base = base_bytes(recipe)
-    kept = 1 + (len(recipe.law()) if recipe.rounds.keep == "all" else 1)
+    base, kept = base_bytes(recipe), _checkpoints(recipe)
     if base is None:
         yield f"checkpoints  {kept} x the base, which is not there yet"
     else:
@@ -156,6 +151,30 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     else:
         # One more holds all rounds as a single LoRA, of their ranks together.
         yield f"LoRAs        {size(2 * rounds * each)} ({rounds} x {size(each)}, and all in one)"
+
+
+def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int, int, int]:
+    """At most: resized pictures, latents, texts."""
+    total = sum(count.count or 0 for count in counts.values())
+    area = recipe.resize.resolution**2
+    factor, features = _latent_and_text(recipe)
+    latents = total * area // factor**2 * LATENT_BYTES
+    return 3 * total * area, latents, (total + 1) * TEXT_BYTES * features
+
+
+def _checkpoints(recipe: BuildRecipe) -> int:
+    """How many lie on disk at most: the final one and the rounds'."""
+    return 1 + (len(recipe.law()) if recipe.rounds.keep == "all" else 1)
+
+
+def disk_bytes(job: Job) -> int | None:
+    """What a build will write at most, besides originals; None while the base is not there."""
+    if job.build is None or (base := base_bytes(job.build)) is None:
+        return None
+    counts = {path: pictures(job, dataset) for path, dataset in job.datasets}
+    loras = lora_bytes(job.build.base, job.build.lora) or 0
+    data = sum(_data_bytes(job.build, counts))
+    return data + _checkpoints(job.build) * base + 2 * len(job.build.law()) * loras
 
 
 def _latent_and_text(recipe: BuildRecipe) -> tuple[int, int]:

@@ -203,6 +203,8 @@ class BuildRecipe(Section):
     rounds: Annotated[Rounds, Field(default_factory=Rounds)]
     round: tuple[Round, ...] = ()
     preview: Annotated[Preview, Field(default_factory=Preview)]
+    silence: tuple[str, ...] = ()
+    """Codes of `urushi check`'s warnings that you have thought about."""
 
     @model_validator(mode="after")
     def _has_rounds(self) -> Self:

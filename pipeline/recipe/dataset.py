@@ -58,6 +58,8 @@ class DatasetRecipe(Section):
     download: Download | None = None
     folder: Folder | None = None
     caption: Annotated[Caption, Field(default_factory=Caption)]
+    silence: tuple[str, ...] = ()
+    """Codes of `urushi check`'s warnings that you have thought about."""
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

@@ -1,3 +1,5 @@
+import re
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,14 +7,29 @@ import pytest
 
 from pipeline.errors import RequestError
 from pipeline.recipe import load_build, load_dataset
-from urushi.check import build_warnings, dataset_warnings, print_check
+from urushi.check import print_check
+from urushi.traps import CODES, Known, build_traps, dataset_traps, picture_traps
 
 WriteRecipe = Callable[..., Path]
+WARNINGS = Path(__file__).parents[2] / "WARNINGS.md"
+Usage = namedtuple("Usage", "total used free")
 BOORU = 'name = "set"\n[download]\nsite = "danbooru"\ntags = "{tags}"\ncontact = "{contact}"\n'
 
 
+TOLD: set[str] = set()
+"""Codes that a test here has seen."""
+
+
 def of_build(path: Path) -> list[str]:
-    return [w for w in build_warnings(load_build(path)) if "[base].config" not in w]
+    traps = [t for t in build_traps(load_build(path)) if t.code != "configurations"]
+    TOLD.update(trap.code for trap in traps)
+    return [trap.text for trap in traps]
+
+
+def of_dataset(path: Path) -> list[str]:
+    traps = list(dataset_traps(load_dataset(path)))
+    TOLD.update(trap.code for trap in traps)
+    return [trap.text for trap in traps]
 
 
 @pytest.mark.parametrize(
@@ -24,6 +41,7 @@ def of_build(path: Path) -> list[str]:
             "Use 448 or 512.",
         ),
         ("[lora]\nconv_rank = 8\n", "[lora].conv_rank 8 trains convolutions too"),
+        ("[lora]\nrank = 8\nalpha = 9\n", "[lora].alpha 9 is above rank 8"),
         (
             "[rounds]\ncount = 6\ndecay = 0.5\n",
             "[rounds].decay brings round 6 to 3.1e-06, 3% of round 1's rate",
@@ -47,7 +65,9 @@ def test_a_single_file_without_configurations_needs_the_network(
     write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
     (tmp_path / "base.safetensors").write_bytes(b"")
-    assert [w[:13] for w in build_warnings(load_build(write_recipe()))] == ["[base].config"]
+    traps = list(build_traps(load_build(write_recipe())))
+    assert [trap.code for trap in traps] == ["configurations"]
+    TOLD.add("configurations")
 
 
 @pytest.mark.parametrize(
@@ -55,14 +75,14 @@ def test_a_single_file_without_configurations_needs_the_network(
     [
         ('ratings = ["general", "explicit"]\n', "[download].ratings of set takes explicit"),
         ("requests_per_second = 20\n", "[download].requests_per_second of set is 20; Danbooru"),
-        ("[caption]\ndrop_categories = []\n", "[caption].drop_categories of set lets artists'"),
+        ("[caption]\ndrop_categories = []\n", "[caption].drop_categories of set does not list"),
         ("[caption]\nquality = []\n", "[caption].quality of set is empty"),
     ],
 )
 def test_what_a_dataset_is_warned_of(tmp_path: Path, lines: str, said: str) -> None:
     path = tmp_path / "set.toml"
     path.write_text(BOORU.format(tags="cat rating:g score:>=6", contact="me") + lines)
-    warnings = list(dataset_warnings(load_dataset(path)))
+    warnings = of_dataset(path)
     assert len(warnings) == 1 and warnings[0].startswith(said)
 
 
@@ -70,11 +90,11 @@ def test_a_public_site_wants_a_name_and_few_tags_ones_own_does_not(tmp_path: Pat
     path = tmp_path / "set.toml"
     text = BOORU.format(tags="cat -dog bird rating:g", contact="")
     path.write_text(text)
-    contact, tags = dataset_warnings(load_dataset(path))
+    contact, tags = of_dataset(path)
     assert contact.startswith("[download].contact of set is empty")
     assert "has 3 tags (cat, -dog, bird)" in tags
     path.write_text(text + 'host = "http://127.0.0.1:1"\n')
-    assert list(dataset_warnings(load_dataset(path))) == []
+    assert of_dataset(path) == []
 
 
 def test_what_is_wrong_is_an_error_and_nothing_is_said_before(
@@ -98,3 +118,128 @@ def test_a_dataset_recipe_is_checked_alone(
 ) -> None:
     print_check(write_recipe().with_name("pictures.toml"), tmp_path)
     assert "dataset pictures\n  nothing to warn of\n" in capsys.readouterr().out
+
+
+TINY = Known(pictures=400, small=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "caption", "build", "known", "calm"),
+    [
+        ("few-pictures", 'preset = "character"', "[rounds]\nsteps = [1000]", Known(49), Known(50)),
+        ("alpha-few-pictures", "", "[lora]\nrank = 8\nalpha = 5", Known(199), Known(200)),
+        ("held-out-few", "", "[rounds]\nheld_out = 0.1", Known(150), Known(160)),
+        ("small-pictures", "", "", Known(400, 41), Known(400, 40)),
+        (
+            "shared-words",
+            "",
+            "",
+            Known(400, 0, (("blue hair", "long hair"),)),
+            TINY,
+        ),
+    ],
+)
+def test_what_pictures_are_warned_of(
+    write_recipe: WriteRecipe, code: str, caption: str, build: str, known: Known, calm: Known
+) -> None:
+    recipe = write_recipe(f"{build}\n")
+    pictures = recipe.with_name("pictures.toml")
+    pictures.write_text(f"{pictures.read_text()}[caption]\n{caption}\n")
+    sections = load_build(recipe), load_dataset(pictures)
+    found = [trap.code for trap in picture_traps(*sections, known)]
+    TOLD.update(found)
+    assert code in found
+    assert code not in [trap.code for trap in picture_traps(*sections, calm)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps", "told"),
+    [
+        ("character", 499, True),
+        ("character", 500, False),
+        ("character", 3000, False),
+        ("character", 3001, True),
+        ("situation", 1124, True),
+        ("situation", 1125, False),
+        ("object", 90_000, False),
+        ("style", 1, False),
+    ],
+)
+def test_steps_far_from_what_was_seen_to_be_needed(
+    write_recipe: WriteRecipe, preset: str, steps: int, told: bool
+) -> None:
+    """One round of `steps` at batch 4: within half and double of what was seen."""
+    recipe = write_recipe(f"[train]\nbatch_size = 4\n[rounds]\ncount = 1\nsteps = [{steps}]\n")
+    pictures = recipe.with_name("pictures.toml")
+    pictures.write_text(f'{pictures.read_text()}[caption]\npreset = "{preset}"\n')
+    traps = picture_traps(load_build(recipe), load_dataset(pictures), TINY)
+    codes = [trap.code for trap in traps]
+    TOLD.update(codes)
+    assert ("step-count" in codes) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "told"),
+    [
+        ("animagine-xl-3.1", '"urushi"', True),
+        ("Animagine-XL", '[[150, "masterpiece"]]', False),
+        ("animagine-xl-3.1", '"animagine-3.1"', False),
+        ("animagine-xl-3.1", "[]", False),
+        ("another", '"urushi"', False),
+    ],
+)
+def test_an_animagine_base_with_low_cuts(
+    write_recipe: WriteRecipe, name: str, quality: str, told: bool
+) -> None:
+    recipe = write_recipe()
+    recipe.write_text(recipe.read_text().replace("base.safetensors", f"{name}.safetensors"))
+    pictures = recipe.with_name("pictures.toml")
+    pictures.write_text(f"{pictures.read_text()}[caption]\nquality = {quality}\n")
+    traps = picture_traps(load_build(recipe), load_dataset(pictures), Known())
+    codes = [trap.code for trap in traps]
+    TOLD.update(codes)
+    assert codes == (["score-scheme"] if told else [])
+
+
+def test_warnings_are_silenced_by_code_and_a_wrong_code_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "set.toml"
+    path.write_text(BOORU.format(tags="cat", contact=""))
+    print_check(path, tmp_path)
+    assert "warning [contact]: [download].contact of set is empty" in capsys.readouterr().out
+    path.write_text('silence = ["contact"]\n' + path.read_text())
+    print_check(path, tmp_path)
+    assert "nothing to warn of" in capsys.readouterr().out
+    path.write_text(path.read_text().replace('["contact"]', '["contacts"]'))
+    with pytest.raises(RequestError, match="silence names contacts, which no warning is called"):
+        print_check(path, tmp_path)
+
+
+def test_a_disk_that_is_too_small(
+    write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.artefacts.job import load_job
+    from urushi import check
+    from urushi.plan import disk_bytes
+
+    recipe = write_recipe("[rounds]\ncount = 3\n")
+    assert disk_bytes(load_job(recipe, tmp_path)) is None
+    with open(tmp_path / "base.safetensors", "wb") as file:
+        file.truncate(1000)
+    # Three rounds' checkpoints and the final one, and the text of the empty caption.
+    needed = disk_bytes(load_job(recipe, tmp_path))
+    assert needed == 4 * 1000 + 77 * 768 * 2
+    for free, told in ((needed, False), (needed - 1, True)):
+        usage = (10 * needed, 0, free)
+        monkeypatch.setattr(check.shutil, "disk_usage", lambda _, u=usage: Usage(*u))
+        codes = [trap.code for trap in check._traps(load_job(recipe, tmp_path))]
+        TOLD.update(codes)
+        assert ("disk" in codes) == told
+
+
+def test_every_code_is_told_of_above_and_listed() -> None:
+    """Runs last: pytest keeps the order of a file."""
+    assert set(CODES) == TOLD
+    listed = re.findall(r"^\| `([a-z-]+)` \|", WARNINGS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(CODES) and len(set(CODES)) == len(CODES)
