@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pipeline.artefacts.chain import images_receipt
 from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.locks import locked
 from pipeline.artefacts.records import ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.caption.difference import difference, last_captions
@@ -29,8 +30,12 @@ def _datasets(
 ) -> Iterator[tuple[DatasetRecipe, DatasetFolder, list[ImageRecord], Rules]]:
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        images_receipt(folder, dataset)
-        yield dataset, folder, *images_and_rules(dataset, folder)
+        found = images_receipt(folder, dataset)
+        with locked(folder.root):
+            images, rules = images_and_rules(
+                dataset, folder, found, job.workspace.identities, Terminal()
+            )
+        yield dataset, folder, images, rules
 
 
 def print_difference(recipe: Path, workspace: Path) -> None:

@@ -4,17 +4,30 @@ A caption rule changes captions and text shards; latents stand. A new VAE change
 stand. How fast or from which address pictures are fetched changes nothing.
 """
 
-from pipeline.artefacts.identity import fingerprint
+from pathlib import Path
+
+from pipeline.artefacts.identity import Identities, fingerprint
 from pipeline.artefacts.receipts import Receipt, done
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
 from pipeline.recipe.build import Resize
+from pipeline.recipe.caption import Tagger
 
-VERSIONS = {"download": 1, "caption": 2, "resize": 1, "latents": 1, "text": 1, "train": 1}
+VERSIONS = {
+    "download": 1,
+    "caption": 2,
+    "tags": 1,
+    "resize": 1,
+    "latents": 1,
+    "text": 1,
+    "train": 1,
+}
 """Raised when a stage's code changes what it makes, so that old products are made again."""
 
 IMAGES_FILE = "images.jsonl"
+TAGGER_FILES = ("model.onnx", "selected_tags.csv")
+"""What a WD tagger consists of."""
 CAPTIONS_FILE = "captions.jsonl"
 INDEX_FILE = "index.jsonl"
 FAILURES_FILE = "failures.jsonl"
@@ -45,13 +58,32 @@ def images_receipt(folder: DatasetFolder, dataset: DatasetRecipe) -> Receipt:
     return receipt
 
 
-def caption_fingerprint(dataset: DatasetRecipe, images: Receipt) -> str:
-    """Of the caption rules and of every fact about the pictures."""
+def tags_fingerprint(tagger: Tagger, images: Receipt, identities: Identities) -> str:
+    """Of the tagger's files (of a model from the hub, its id) and of which pictures there are."""
+    files = [Path(tagger.model, name) for name in TAGGER_FILES]
+    return fingerprint(
+        stage="tags",
+        version=VERSIONS["tags"],
+        model=[identities.of(file) for file in files if file.is_file()] or tagger.model,
+        pictures=images.summary["pictures"],
+    )
+
+
+def caption_fingerprint(dataset: DatasetRecipe, images: Receipt, identities: Identities) -> str:
+    """Of the caption rules, of every fact about the pictures, and of what a tagger adds."""
+    tagger = dataset.tagger
+    tags = {}
+    if tagger is not None:
+        tags = {
+            "tagger": tagger.model_dump(mode="json", exclude={"model", "batch_size"}),
+            "tags": tags_fingerprint(tagger, images, identities),
+        }
     return fingerprint(
         stage="caption",
         version=VERSIONS["caption"],
         rules=dataset.caption.model_dump(mode="json"),
         images=images.outputs[IMAGES_FILE].blake3,
+        **tags,
     )
 
 

@@ -35,6 +35,10 @@ class DatasetFolder:
     def captions(self, fingerprint: str) -> Path:
         return self.root / "captions" / fingerprint
 
+    def tags(self, fingerprint: str) -> Path:
+        """What a tagger sees in the pictures."""
+        return self.root / "tags" / fingerprint
+
     def resized(self, fingerprint: str) -> Path:
         return self.root / "resized" / fingerprint
 

@@ -15,7 +15,9 @@ from pipeline.artefacts.chain import (
     IMAGES_FILE,
     caption_fingerprint,
     images_receipt,
+    tags_fingerprint,
 )
+from pipeline.artefacts.identity import Identities
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
@@ -48,11 +50,12 @@ def run(job: Job, progress: Progress) -> Outcome:
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
         images = images_receipt(folder, dataset)
-        fingerprint = caption_fingerprint(dataset, images)
+        identities = job.workspace.identities
+        fingerprint = caption_fingerprint(dataset, images, identities)
         receipt = done(folder.captions(fingerprint), fingerprint)
         if receipt is None:
             already = False
-            receipt = _caption(dataset, folder, images, fingerprint, progress)
+            receipt = _caption(dataset, folder, images, identities, fingerprint, progress)
         lines.append(f"{dataset.name}: {receipt.summary['captions']:,} captions")
     return Outcome("caption", already, ", ".join(lines))
 
@@ -60,13 +63,14 @@ def run(job: Job, progress: Progress) -> Outcome:
 def _caption(
     dataset: DatasetRecipe,
     folder: DatasetFolder,
-    images_receipt: Receipt,
+    found: Receipt,
+    identities: Identities,
     fingerprint: str,
     progress: Progress,
 ) -> Receipt:
     started = time.monotonic()
     with locked(folder.root):
-        images, rules = images_and_rules(dataset, folder)
+        images, rules = images_and_rules(dataset, folder, found, identities, progress)
         written = write_all(dataset.name, images, rules, progress)
         captions = folder.captions(fingerprint) / CAPTIONS_FILE
         write_records(captions, (one.record for one in written))
@@ -75,7 +79,7 @@ def _caption(
             "caption",
             fingerprint,
             inputs={
-                "images": images_receipt.outputs[IMAGES_FILE].blake3,
+                "images": found.outputs[IMAGES_FILE].blake3,
                 "rules": dataset.caption.model_dump(mode="json"),
             },
             outputs=[captions],
@@ -87,11 +91,17 @@ def _caption(
 
 
 def images_and_rules(
-    dataset: DatasetRecipe, folder: DatasetFolder
+    dataset: DatasetRecipe,
+    folder: DatasetFolder,
+    found: Receipt,
+    identities: Identities,
+    progress: Progress,
 ) -> tuple[list[ImageRecord], Rules]:
-    """The dataset's pictures in the order of md5, and its rules.
+    """The dataset's pictures in the order of md5, with a tagger's tags where the recipe asks for
+    one, and its rules. `found`: the receipt of the pictures. Hold the dataset's lock.
 
     Raises:
+        RequestError: the tagger cannot be used.
         UrushiError: artists cannot be told from other tags, a rating is wider than asked for, or a
             record is damaged.
     """
@@ -99,6 +109,24 @@ def images_and_rules(
         read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
     )
     _check(dataset, folder, images)
+    if dataset.tagger is not None:
+        # Imported here: pictures that come with tags need neither numpy nor an ONNX runtime.
+        from pipeline.caption.tagging import seen, with_tags
+
+        said = seen(
+            dataset.tagger,
+            images,
+            folder,
+            tags_fingerprint(dataset.tagger, found, identities),
+            progress,
+        )
+        unread = [record for record in said.values() if record.failure]
+        if unread:
+            progress.say(
+                f"{dataset.name}: {len(unread):,} pictures could not be tagged, such as "
+                f"{unread[0].md5}: {unread[0].failure}"
+            )
+        images = with_tags(images, said, dataset.tagger)
     return images, compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
 
 

@@ -41,7 +41,7 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
     images = chain.images_receipt(folder, dataset)
     digests = component_digests(job.recipe.base, job.workspace.identities)
     resized = chain.resize_fingerprint(job.recipe.resize, images)
-    captions = chain.caption_fingerprint(dataset, images)
+    captions = chain.caption_fingerprint(dataset, images, job.workspace.identities)
     latents = chain.latents_fingerprint(resized, digests.vae)
     text = chain.text_fingerprint(captions, digests.text)
     return CacheFolders(

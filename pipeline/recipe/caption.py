@@ -6,9 +6,10 @@ what the recipe says itself comes after it and wins.
 
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.recipe.quality import SCHEMES, Cuts, Percentiles, Scheme, falling
 from pipeline.recipe.section import Section
@@ -141,6 +142,31 @@ class Caption(Section):
     def scale(self) -> Cuts | Percentiles:
         """The cuts or percentiles that `quality` means."""
         return SCHEMES[self.quality] if isinstance(self.quality, str) else self.quality
+
+
+class Tagger(Section):
+    """A WD tagger, for pictures that have no tags or too few. Needs the extra "tagger"."""
+
+    model: str = Field(min_length=1)
+    """A folder with model.onnx and selected_tags.csv, or an id on Hugging Face's hub such as
+    "SmilingWolf/wd-eva02-large-tagger-v3"."""
+    mode: Literal["only missing", "append", "replace"] = "only missing"
+    """only missing: pictures without any tag. append: tags that a picture has not yet. replace:
+    general and character tags are the tagger's alone."""
+    general: float = Field(0.35, gt=0, le=1)
+    """Least probability of a general tag."""
+    character: float = Field(0.75, gt=0, le=1)
+    """Least probability of a character's tag: a wrong name does more harm than a wrong ribbon."""
+    batch_size: int = Field(4, ge=1)
+    """Pictures seen at once."""
+
+    @field_validator("model")
+    @classmethod
+    def _beside_the_recipe(cls, model: str, info: ValidationInfo) -> str:
+        folder = (info.context or {}).get("folder")
+        path = Path(model).expanduser()
+        beside = Path(folder) / path if folder is not None else path
+        return str(beside.resolve()) if beside.is_dir() else model
 
 
 PRESETS: tuple[Preset, ...] = ("character", "situation", "style", "object", "model")

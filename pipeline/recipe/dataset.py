@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.recipe.caption import Caption, Rating
+from pipeline.recipe.caption import Caption, Rating, Tagger
 from pipeline.recipe.section import Name, RecipePath, Section
 
 
@@ -58,6 +58,7 @@ class DatasetRecipe(Section):
     download: Download | None = None
     folder: Folder | None = None
     caption: Annotated[Caption, Field(default_factory=Caption)]
+    tagger: Tagger | None = None
     silence: tuple[str, ...] = ()
     """Codes of `urushi check`'s warnings that you have thought about."""
 

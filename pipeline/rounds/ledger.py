@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.artefacts.chain import caption_fingerprint, images_receipt, resize_fingerprint
+from pipeline.artefacts.chain import images_receipt, resize_fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.ledger import Ledger, RoundRow
 from pipeline.artefacts.receipts import Receipt, read_receipt
@@ -97,7 +97,7 @@ def _data_seconds(job: Job) -> dict[str, float]:
         places = cache_folders(job, dataset)
         found = {
             "download": (images,),
-            "caption": (read_receipt(folder.captions(caption_fingerprint(dataset, images))),),
+            "caption": (read_receipt(places.captions),),
             "resize": (
                 read_receipt(folder.resized(resize_fingerprint(job.recipe.resize, images))),
             ),

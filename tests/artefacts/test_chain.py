@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.artefacts import chain
+from pipeline.artefacts.identity import Identities
 from pipeline.artefacts.receipts import Output, Receipt, write_receipt
 from pipeline.artefacts.workspace import Workspace
 from pipeline.errors import RequestError
@@ -14,9 +15,9 @@ from pipeline.recipe.build import Resize
 
 
 def dataset(**changes: Any) -> DatasetRecipe:
-    caption = changes.pop("caption", {})
+    own = {key: changes.pop(key) for key in ("caption", "tagger") if key in changes}
     download = {"site": "danbooru", "tags": "cat", "limit": 50} | changes
-    return DatasetRecipe.model_validate({"name": "set", "download": download, "caption": caption})
+    return DatasetRecipe.model_validate({"name": "set", "download": download, **own})
 
 
 def images(content: str = "c", pictures: str = "p") -> Receipt:
@@ -50,12 +51,31 @@ def test_how_it_is_fetched_or_captioned_is_no_other_download(change: dict[str, A
     assert chain.download_fingerprint(dataset(**change)) == chain.download_fingerprint(dataset())
 
 
-def test_captions_follow_rules_and_facts() -> None:
-    one = chain.caption_fingerprint(dataset(), images())
-    assert one == chain.caption_fingerprint(dataset(limit=9), images())
-    assert one != chain.caption_fingerprint(dataset(caption={"drop_tags": ["x"]}), images())
-    assert one != chain.caption_fingerprint(dataset(caption={"quality": []}), images())
-    assert one != chain.caption_fingerprint(dataset(), images(content="scores changed"))
+def test_captions_follow_rules_facts_and_the_taggers_files(tmp_path: Path) -> None:
+    known = Identities(tmp_path / "identities.json")
+
+    def of(asked: DatasetRecipe, **there: str) -> str:
+        return chain.caption_fingerprint(asked, images(**there), known)
+
+    one = of(dataset())
+    assert one == of(dataset(limit=9))
+    assert one != of(dataset(caption={"drop_tags": ["x"]}))
+    assert one != of(dataset(caption={"quality": []}))
+    assert one != of(dataset(), content="scores changed")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"one")
+    sections: list[dict[str, Any]] = [{"model": str(folder)}, {"model": "another/one"}]
+    sections.append({"model": "another/one", "general": 0.4})
+    tagged = {of(dataset(tagger=section)) for section in sections} | {one}
+    assert len(tagged) == 4
+    # How many are looked at together changes nothing; another model in the same place does.
+    sections[0]["batch_size"] = 9
+    assert of(dataset(tagger=sections[0])) in tagged
+    (folder / "notes.txt").write_text("nothing of the model's")
+    assert of(dataset(tagger=sections[0])) in tagged
+    (folder / "model.onnx").write_bytes(b"another")
+    assert of(dataset(tagger=sections[0])) not in tagged
 
 
 def test_pictures_follow_the_ladder_and_which_there_are() -> None:

@@ -122,7 +122,7 @@ def prepare(
         summary={"pictures": fingerprint(md5s=md5s)},
     )  # fmt: skip
 
-    of_captions = chain.caption_fingerprint(dataset, receipt)
+    of_captions = chain.caption_fingerprint(dataset, receipt, job.workspace.identities)
     place = folder.captions(of_captions)
     rows = [CaptionRecord(md5=md5, caption=text, score=None) for md5, text in captions.items()]
     write_records(place / chain.CAPTIONS_FILE, rows)
