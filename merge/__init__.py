@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from merge.errors import MergeError
 from merge.records import Addend, LayerReport, MergeReport
+from merge.strength import Strength, parse_strength
 
 if TYPE_CHECKING:
     from merge.ldm import Components, from_ldm, to_ldm
@@ -23,9 +24,11 @@ __all__ = [
     "LayerReport",
     "MergeError",
     "MergeReport",
+    "Strength",
     "concat",
     "from_ldm",
     "merge",
+    "parse_strength",
     "to_ldm",
 ]
 

@@ -1,7 +1,6 @@
 """The sum itself, on blocks of rows: float32 (or float64) accumulation, one cast, what it lost.
 
-W = cast(base + Σ_i scale_i · up_i · down_i), the terms in the order given, where scale_i is
-strength · alpha / rank. Pure: tensors in, tensors out.
+W = cast(base + Σ_i delta_i), the terms in the order given. Pure: tensors in, tensors out.
 """
 
 import math
@@ -12,6 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from merge.delta import Term
+from merge.errors import MergeError
+from merge.forms import LowRank
+
 DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
@@ -20,19 +23,22 @@ DTYPES = {
 }
 """Weights that deltas can be added to, by safetensors' names. 8 bits would hide every delta."""
 
-BLOCK = 1 << 20
-"""Elements per block of rows: what bounds memory. Constant: the same files give the same bytes."""
+DTYPE_NAMES = {
+    "float16": "F16",
+    "fp16": "F16",
+    "bfloat16": "BF16",
+    "bf16": "BF16",
+    "float32": "F32",
+    "fp32": "F32",
+}
+"""What a dtype asked for may be called."""
 
+BLOCK = 1 << 18
+"""Elements per block of rows: what bounds memory, and stays in a core's cache from the first pass
+over it to the last. Constant: the same files give the same bytes."""
 
-@dataclass(frozen=True)
-class Term:
-    """One addend's delta for one weight: scale · up (out, r) · down (r, columns)."""
-
-    up: Tensor
-    down: Tensor
-    scale: float
-    last: bool
-    """Whether it is the merge's last addend, whose loss in the cast is measured."""
+FEWEST_ROWS = 96
+"""Of a block: fewer make a product of a large rank slow, as it packs the other factor each time."""
 
 
 @dataclass
@@ -65,11 +71,45 @@ class Sums:
         return math.sqrt(squares / self.elements) if self.elements else 0.0
 
 
-def tensor_of(content: bytearray, dtype: str) -> Tensor:
+class Memory:
+    """Memory that blocks are read into, summed in and written from: one piece for each use.
+
+    A new block of some megabytes each time costs more in page faults than the sum itself.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, bytearray] = {}
+
+    def take(self, use: str, size: int) -> memoryview:
+        """`size` bytes for `use`, holding anything, valid until the next call for that use."""
+        piece = self._pieces.get(use)
+        if piece is None or len(piece) < size:
+            piece = self._pieces[use] = bytearray(size)
+        return memoryview(piece)[:size]
+
+    def tensor(self, use: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A tensor in memory for `use`, as `take`."""
+        view = self.take(use, math.prod(shape) * dtype.itemsize)
+        return view_as(view, dtype).view(*shape)
+
+
+def dtype_named(name: str | None) -> str | None:
+    """The safetensors name of a dtype asked for; None stays None. Raises MergeError: unknown."""
+    if name is not None and name not in DTYPE_NAMES:
+        raise MergeError(f"dtype {name!r} is not one of {', '.join(DTYPE_NAMES)}.")
+    return None if name is None else DTYPE_NAMES[name]
+
+
+def view_as(content: bytearray | memoryview, dtype: torch.dtype) -> Tensor:
     """The elements of a little-endian buffer, flat, sharing its memory."""
     if not content:
-        return torch.empty(0, dtype=DTYPES[dtype], device="cpu")
-    return torch.frombuffer(content, dtype=DTYPES[dtype])
+        return torch.empty(0, dtype=dtype, device="cpu")
+    return torch.frombuffer(content, dtype=dtype)
+
+
+def tensor_of(content: bytearray | memoryview, dtype: str) -> Tensor:
+    """`view_as`, by safetensors' name of the dtype."""
+    return view_as(content, DTYPES[dtype])
 
 
 def bytes_of(tensor: Tensor) -> bytearray:
@@ -80,54 +120,90 @@ def bytes_of(tensor: Tensor) -> bytearray:
     return content
 
 
+def finite(numbers: Tensor) -> bool:
+    """Whether there is no NaN and no infinity; both pass through to the extremes."""
+    if not numbers.numel():
+        return True
+    low, high = torch.aminmax(numbers)
+    return math.isfinite(float(low)) and math.isfinite(float(high))
+
+
 def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """[first, end) of consecutive blocks of about BLOCK elements."""
-    step = max(1, BLOCK // max(1, columns))
+    """[first, end) of consecutive blocks: about BLOCK elements, at least FEWEST_ROWS rows."""
+    step = max(BLOCK // max(1, columns), FEWEST_ROWS)
     for first in range(0, rows, step):
         yield first, min(rows, first + step)
 
 
 def add_terms(
-    weight: Tensor, terms: Sequence[Term], first: int, dtype: torch.dtype
-) -> tuple[Tensor, Sums]:
-    """Rows `first` and on of a weight, as stored (rows, columns), with the terms added and cast."""
+    weight: Tensor,
+    terms: Sequence[Term],
+    first: int,
+    result: Tensor,
+    memory: Memory | None = None,
+) -> Sums:
+    """Casts rows `first` and on of a weight, (rows, columns), with the terms added, into `result`.
+
+    `result` has the weight's shape and the dtype to be written. Of the sums returned `delta` and
+    `last` are 0 where all terms are of low rank: `sizes.of_terms` knows them without the product.
+    """
+    memory = memory or Memory()
     exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    total = weight.to(exact, copy=True)
-    sums = Sums(weight=_squares(total), elements=weight.numel())
-    deltas: Tensor | None = None
+    total = memory.tensor("total", weight.shape, exact).copy_(weight)
+    sums = Sums(weight=squares(total), elements=weight.numel())
+    start: Tensor | None = None
     before: Tensor | None = None
-    latest: Tensor | None = None
-    for term in terms:
-        rows = term.up[first : first + weight.shape[0]].to(exact)
-        delta = (rows @ term.down.to(exact)).mul_(term.scale)
+    if not all(isinstance(term.delta, LowRank) for term in terms):
+        start = memory.tensor("start", weight.shape, exact).copy_(total)
+    for number, term in enumerate(terms):
+        # What is on the output's grid already loses nothing to a cast of its own.
+        if term.last and (number > 0 or weight.dtype != result.dtype) and result.dtype != exact:
+            room = memory.tensor("before", weight.shape, exact)
+            before = torch.sub(result.copy_(total), total, out=room)
+        size = _add(total, term, first)
         if term.last:
-            before, latest = total.to(dtype, copy=True), delta
-        total += delta
-        deltas = delta if deltas is None else deltas + delta
-    result = total.to(dtype)
-    if deltas is not None:
-        sums.delta = _squares(deltas)
-    if before is not None and latest is not None:
-        sums.last = _squares(latest)
-        sums.lost = _squares(result.to(exact) - before.to(exact) - latest)
-    return result, sums
+            sums.last = size
+    result.copy_(total)
+    if start is not None:
+        sums.delta = squares(start.sub_(total))
+    if terms and terms[-1].last and result.dtype != exact:
+        error = torch.sub(result, total, out=total)
+        sums.lost = squares(error if before is None else error.sub_(before))
+    return sums
 
 
-def _squares(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values)) ** 2
+def _add(total: Tensor, term: Term, first: int) -> float:
+    """Adds one term in place; the sum of its squares, 0 where it is of low rank."""
+    if isinstance(term.delta, LowRank):
+        up = term.delta.up[first : first + total.shape[0]].to(total.dtype)
+        down = term.delta.down.to(total.dtype)
+        total.addmm_(up, down, alpha=term.delta.scale * term.strength)
+        return 0.0
+    delta = term.delta.rows(total, first, term.strength)
+    total += delta
+    return squares(delta)
+
+
+def squares(values: Tensor) -> float:
+    """The sum of squares."""
+    flat = values.reshape(-1)
+    return float(torch.dot(flat, flat))
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """No gradients, no autocast, true float32 products, whatever the surrounding program has set.
+    """No gradients, no autocast, true float32 products, one thread, whatever surrounds it.
 
     `set_float32_matmul_precision("medium")`, common in training, rounds factors to bfloat16 on
-    CPUs that multiply those faster: a merge must not depend on it.
+    CPUs that multiply those faster: a merge must not depend on it, nor on the number of threads.
+    A merge waits for memory and disk, so that more threads cost CPU time and win little.
     """
-    precision = torch.get_float32_matmul_precision()
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(1)
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)

@@ -29,6 +29,9 @@ HEADER_LIMIT = 100_000_000
 PIECE = 4 * 1024 * 1024
 """Bytes read at once where a tensor passes through unchanged."""
 
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How torch's checkpoints begin: a zip file; before torch 1.6, as other pickles, bare."""
+
 FRESH = "The file is damaged or half-downloaded: get it again."
 
 
@@ -81,10 +84,18 @@ def read_header(path: Path) -> Header:
     return _parse(path, text, size - 8 - length)
 
 
+def is_pickled(prefix: bytes, size: int) -> bool:
+    """Whether a file of `size` bytes that begins with these 8 is a checkpoint of torch's own form.
+
+    A safetensors header may have a length whose bytes look the same: one of 0x380 bytes does.
+    """
+    return prefix.startswith(PICKLES) and int.from_bytes(prefix, "little") > size - 8
+
+
 def _refuse_other_formats(path: Path, prefix: bytes, size: int) -> None:
     if size == 0:
         raise MergeError(f"{path} is empty. Get the file again.")
-    if prefix.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
+    if is_pickled(prefix, size):
         raise MergeError(
             f"{path} is a pickled checkpoint (.ckpt, .pt), which can run code when opened. "
             "Get or make the .safetensors form of it."
@@ -164,6 +175,9 @@ def _entry(path: Path, name: str, fields: Any) -> Entry:
 class Reader:
     """An open .safetensors file: tensors read whole or in pieces, constant memory."""
 
+    copyable = True
+    """Whether the file holds the tensors' bytes as they are, so that the kernel can copy them."""
+
     def __init__(self, path: Path, header: Header | None = None) -> None:
         self.path = path
         self.header = header if header is not None else read_header(path)
@@ -183,27 +197,34 @@ class Reader:
     ) -> None:
         self._file.close()
 
-    def read(self, entry: Entry, offset: int = 0, count: int | None = None) -> bytearray:
-        """`count` bytes of a tensor from `offset` (bytes), or all of it.
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def read_into(self, entry: Entry, offset: int, view: memoryview) -> None:
+        """Fills `view` with a tensor's bytes from `offset` on.
 
         Raises:
             MergeError: the file shrank or became unreadable since its header was read.
         """
-        content = bytearray(entry.size - offset if count is None else count)
-        view, filled = memoryview(content), 0
+        filled = 0
         try:
             self._file.seek(self.header.start + entry.begin + offset)
-            while filled < len(content):
+            while filled < len(view):
                 got = self._file.readinto(view[filled:])
                 if not got:
-                    break
+                    raise MergeError(
+                        f"{self.path} became shorter while it was read. Start again.", FAILED
+                    )
                 filled += got
         except OSError as error:
             raise MergeError(
                 f"{self.path} could not be read: {error.strerror}. Check the disk.", FAILED
             ) from error
-        if filled < len(content):
-            raise MergeError(f"{self.path} became shorter while it was read. Start again.", FAILED)
+
+    def read(self, entry: Entry, offset: int = 0, count: int | None = None) -> bytearray:
+        """`count` bytes of a tensor from `offset` (bytes), or all of it. Raises as `read_into`."""
+        content = bytearray(entry.size - offset if count is None else count)
+        self.read_into(entry, offset, memoryview(content))
         return content
 
     def pieces(self, entry: Entry) -> Iterator[bytearray]:

@@ -1,11 +1,11 @@
-"""The names of one layer in three worlds, both ways: diffusers module, ldm key, kohya LoRA name.
+"""The names of one layer inside a checkpoint: diffusers module and ldm key, both ways.
 
     diffusers   down_blocks.1.resnets.0.conv1                        (and transformers' CLIP)
-    ldm         model.diffusion_model.input_blocks.4.0.in_layers.2   (single-file SD 1.5)
-    kohya       lora_unet_down_blocks_1_resnets_0_conv1
+    ldm         model.diffusion_model.input_blocks.4.0.in_layers.2   (single files, SDXL's too)
 
-The tables are complete for SD 1.5; what repeats (levels, blocks) is unrolled from a shape that
-merge/shapes.py reads from a checkpoint's own keys. Strings only, no tensors.
+The tables are complete for SD 1.5 and SDXL; what repeats (levels, blocks) is unrolled from a shape
+that merge/shapes.py reads from a checkpoint's own keys. Strings only, no tensors. What LoRA files
+call a layer is in merge/spelling.py.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,21 @@ from merge.shapes import UNetShape, VaeShape
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 TEXT = "cond_stage_model.transformer."
+SDXL_TEXT = "conditioner.embedders.0.transformer."
+SDXL_TEXT_2 = "conditioner.embedders.1.model."
+"""In OpenCLIP's layout: see merge/openclip.py."""
 EMA = "model_ema."
 TEXT_MODEL = "text_model."
 """Some writers leave it out: old single files, and transformers from 5.6 on."""
-
-KOHYA_UNET = "lora_unet_"
-KOHYA_TEXT = ("lora_te_", "lora_te1_")
-"""The second is how diffusers' own exporter names the single text encoder of SD 1.5."""
+TEXT_HEADS = ("text_projection.", "logit_scale")
+"""What a text encoder has beside its `text_model.`."""
 
 UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
@@ -138,7 +141,7 @@ def inverse(modules: Mapping[str, str]) -> dict[str, str]:
 
 def text_module(key: str) -> str:
     """A CLIP text encoder's key with `text_model.` in front, as kohya and single files have it."""
-    return TEXT_MODEL + key.removeprefix(TEXT_MODEL)
+    return key if key.startswith((TEXT_MODEL, *TEXT_HEADS)) else TEXT_MODEL + key
 
 
 def ema_key(key: str) -> str:
@@ -146,6 +149,17 @@ def ema_key(key: str) -> str:
     return EMA + key.removeprefix("model.").replace(".", "")
 
 
-def kohya(prefix: str, module: str) -> str:
-    """A LoRA module's name: lora_unet_ + the diffusers module with its dots as underscores."""
-    return prefix + module.replace(".", "_")
+def block_of(key: str, shape: UNetShape) -> str:
+    """The block of an ldm UNet key (without `model.diffusion_model.`), as block weights count them.
+
+    IN00-INnn, M00 or OUT00-OUTnn: twelve of each side in SD 1.5, nine in SDXL. time_embed and
+    label_emb are IN00, `out` is the last OUT block.
+    """
+    side, _, rest = key.partition(".")
+    if side == "middle_block":
+        return "M00"
+    if side == "input_blocks":
+        return f"IN{int(rest.partition('.')[0]):02}"
+    if side == "output_blocks":
+        return f"OUT{int(rest.partition('.')[0]):02}"
+    return f"OUT{sum(level.resnets for level in shape.up) - 1:02}" if side == "out" else "IN00"

@@ -1,146 +1,99 @@
-"""Looks at a base (single file or diffusers folder) and says which tensor each LoRA name means.
+"""Looks at a base (single file or diffusers folder) and says where each of its layers lies.
 
-Only headers are read. A single file keeps SD 1.5's ldm keys; a folder is what `save_pretrained`
-writes: model_index.json, unet/, text_encoder/, ... each with a file of its own.
+Only headers are read. A single file has ldm's keys (SD 1.5) or sgm's (SDXL, the same UNet and VAE);
+a folder is what `save_pretrained` writes (merge/layout_folder.py). Structure is read from the keys.
 """
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from merge.container import Entry, Header, read_header
+from merge.census import Census
 from merge.errors import MergeError
+from merge.families import what_is
 from merge.keys import (
-    KOHYA_TEXT,
-    KOHYA_UNET,
+    SDXL_TEXT,
+    SDXL_TEXT_2,
     TEXT,
-    TEXT_MODEL,
     UNET,
     VAE,
+    block_of,
     ema_key,
     inverse,
-    kohya,
     text_module,
     translate,
     unet_modules,
     vae_modules,
 )
-from merge.shapes import unet_shape_of_diffusers, unet_shape_of_ldm, vae_shape_of_ldm
+from merge.layers import Base, Family, Network, Part
+from merge.layout_folder import look_at_folder
+from merge.openclip import pieces
+from merge.pickled import header_of
+from merge.shapes import unet_shape_of_ldm, vae_shape_of_ldm
 
-UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
-TEXT_FILE = "text_encoder/model.safetensors"
-VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
-WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".pb")
-"""What a weight file may end in: other forms of merged weights must not stay beside the new."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One weight file of a base."""
-
-    path: Path
-    place: str
-    """Where it is inside a diffusers folder; empty for a single file."""
-    header: Header
-    targets: dict[str, tuple[str, ...]]
-    """LoRA module name → the keys that its delta is added to: the weight, and its EMA copy."""
-    weights: frozenset[str]
-    """Keys known to be model weights: checked for NaN, and cast if a dtype is asked for."""
-
-    def label(self, key: str) -> str:
-        return f"{self.place}:{key}" if self.place else key
+TEXT_ENCODERS: Mapping[str, Network] = {TEXT: "te1", SDXL_TEXT: "te1"}
+"""Prefix of the text encoders that single files hold in transformers' layout."""
 
 
-def look(base: Path) -> tuple[Part, ...]:
-    """The weight files that a merge into `base` rewrites or checks.
+def look(base: Path) -> Base:
+    """The layers of `base`, where they lie, and every name that a LoRA may give them.
 
     Raises:
-        MergeError: missing, unreadable, SDXL, a LoRA, or without a UNet of Stable Diffusion's kind.
+        MergeError: missing, unreadable, or no checkpoint of SD 1.5's or SDXL's kind.
     """
     if base.is_dir():
-        return _look_at_folder(base)
+        return look_at_folder(base)
     if not base.exists():
         raise MergeError(f"There is no base checkpoint at {base}. Check the path.")
-    header = read_header(base)
+    header = header_of(base)
     keys = header.entries
-    if any(key.startswith("conditioner.embedders.") for key in keys):
-        raise MergeError(f"{base} is an SDXL checkpoint; this version merges SD 1.5 only.")
-    unet = [key.removeprefix(UNET) for key in keys if key.startswith(UNET)]
-    if not unet:
-        kind = "a LoRA" if any(key.startswith("lora_") for key in keys) else "something else"
-        raise MergeError(
-            f"{base} holds no UNet (no key begins with {UNET}): it is {kind}, "
-            "not a single-file Stable Diffusion checkpoint."
-        )
-    found = _Targets()
-    unet_names = inverse(unet_modules(unet_shape_of_ldm(unet)))
+    family = _family(base, keys)
+    shape = unet_shape_of_ldm([key.removeprefix(UNET) for key in keys if key.startswith(UNET)])
+    unet_names = inverse(unet_modules(shape))
     vae = [key.removeprefix(VAE) for key in keys if key.startswith(VAE)]
     vae_names = inverse(vae_modules(vae_shape_of_ldm(vae)))
+    census = Census(family)
     for key, entry in keys.items():
         if key.startswith(UNET):
-            module = translate(key.removeprefix(UNET), unet_names)
-            if module is not None:
-                twin = ema_key(key)
-                found.add(entry, (KOHYA_UNET,), module, [key] + [twin] * (twin in keys))
-        elif key.startswith(TEXT):
-            found.add(entry, KOHYA_TEXT, text_module(key.removeprefix(TEXT)), [key])
+            ldm = key.removeprefix(UNET)
+            ours = translate(ldm, unet_names)
+            if ours is not None:
+                census.unet(0, entry, ours, ldm, block_of(ldm, shape))
+                twin = keys.get(ema_key(key))
+                if twin is not None:
+                    census.unet(0, twin, ours, ldm, block_of(ldm, shape))
         elif key.startswith(VAE) and translate(key.removeprefix(VAE), vae_names) is not None:
-            found.weights.add(key)
-    return (Part(base, "", header, dict(found.targets), frozenset(found.weights)),)
-
-
-def _look_at_folder(base: Path) -> tuple[Part, ...]:
-    if not (base / "model_index.json").is_file():
-        raise MergeError(
-            f"{base} is a folder without model_index.json: no diffusers pipeline. "
-            "Name a .safetensors file, or the folder that save_pretrained wrote."
-        )
-    if (base / "text_encoder_2").exists():
-        raise MergeError(f"{base} is an SDXL pipeline; this version merges SD 1.5 only.")
-    if not (base / UNET_FILE).is_file():
-        raise MergeError(
-            f"There is no {UNET_FILE} in {base}. Sharded, fp16-variant and .bin weights are not "
-            "read: save the pipeline again with save_pretrained(FOLDER, max_shard_size='20GB')."
-        )
-    parts = []
-    for place in (UNET_FILE, TEXT_FILE, VAE_FILE):
-        path = base / place
-        if not path.is_file():
-            continue
-        header = read_header(path)
-        found = _Targets()
-        if place == UNET_FILE:
-            names = unet_modules(unet_shape_of_diffusers(header.entries))
-            known = {ours: ours for ours in names}
-            for key, entry in header.entries.items():
-                module = translate(key, known)
-                if module is not None:
-                    found.add(entry, (KOHYA_UNET,), module, [key])
-        elif place == TEXT_FILE:
-            for key, entry in header.entries.items():
-                found.add(entry, KOHYA_TEXT, text_module(key), [key])
+            census.weight(0, entry)
+        elif key.startswith(SDXL_TEXT_2):
+            census.weight(0, entry)
+            for piece in pieces(key.removeprefix(SDXL_TEXT_2)):
+                census.text(0, entry, "te2", piece.key, piece.third, piece.transposed)
         else:
-            found.weights.update(header.entries)
-        parts.append(Part(path, place, header, dict(found.targets), frozenset(found.weights)))
-    return tuple(parts)
+            for prefix, network in TEXT_ENCODERS.items():
+                if key.startswith(prefix):
+                    census.text(0, entry, network, text_module(key.removeprefix(prefix)))
+    part = Part(base, "", header, census.weights(0))
+    return Base(base, family, False, (part,), census.layers(), census.spellings())
 
 
-class _Targets:
-    """Collects what LoRA names mean, and which keys are weights."""
+def _family(base: Path, keys: Iterable[str]) -> Family:
+    """Raises MergeError where the keys are not a single file's of SD 1.5 or SDXL."""
+    names = tuple(keys)
 
-    def __init__(self) -> None:
-        self.targets: dict[str, tuple[str, ...]] = defaultdict(tuple)
-        self.weights: set[str] = set()
+    def holds(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in names)
 
-    def add(self, entry: Entry, prefixes: tuple[str, ...], key: str, places: list[str]) -> None:
-        """`key`: the tensor in diffusers' names; `places`: the file's keys that hold it."""
-        self.weights.update(places)
-        # Norms have one axis. An embedding has two, but its LoRA is another thing than a matrix's.
-        if (
-            not key.endswith(".weight")
-            or len(entry.shape) not in (2, 4)
-            or key.startswith(TEXT_MODEL + "embeddings.")
-        ):
-            return
-        for prefix in prefixes:
-            self.targets[kohya(prefix, key.removesuffix(".weight"))] += tuple(places)
+    kind = what_is(names)
+    if kind != "a Stable Diffusion checkpoint":
+        hint = " Name the pipeline's folder instead." if kind == "a UNet alone" else ""
+        raise MergeError(
+            f"{base} holds no UNet in the place of a single file's (no key begins with {UNET}): "
+            f"it is {kind}, not a single-file Stable Diffusion checkpoint.{hint}"
+        )
+    if holds("cond_stage_model.model."):
+        raise MergeError(f"{base} is an SD 2 checkpoint; only SD 1.5 and SDXL can be merged.")
+    if holds("conditioner.embedders.0.model."):
+        raise MergeError(
+            f"{base} is an SDXL refiner, for which no LoRAs are made. Name the SDXL base."
+        )
+    # A file of the UNet alone is known by its second embedding.
+    return "sdxl" if holds("conditioner.embedders.", f"{UNET}label_emb.") else "sd15"

@@ -5,15 +5,12 @@ modelspec: github.com/Stability-AI/ModelSpec. Hashes are BLAKE3.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
+from merge import strength
 from merge.container import Entry
-from merge.errors import MergeError
+from merge.layers import Family
 from merge.records import Addend
 
 LINEAGE = "urushi.lineage"
@@ -21,40 +18,19 @@ LINEAGE = "urushi.lineage"
 STALE = ("modelspec.hash_sha256", "modelspec.date", "sshs_model_hash", "sshs_legacy_hash")
 """True of the base's bytes, or of its day, and not of the merged file's."""
 
-ARCHITECTURE = "stable-diffusion-v1"
+ARCHITECTURES: Mapping[Family, str] = {
+    "sd15": "stable-diffusion-v1",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
+"""As modelspec calls them."""
 
-
-def identity(path: Path, known: Mapping[Path, str] | None = None) -> str:
-    """BLAKE3 in hexadecimal of a file, or of a folder's files and their names.
-
-    `known`: identities that the caller remembers, by path as given or resolved.
-    """
-    for name in (path, path.resolve()):
-        if known and name in known:
-            return known[name]
-    if path.is_dir():
-        # followlinks: a model cache's folders are links.
-        files = sorted(
-            Path(folder, name)
-            for folder, _, names in os.walk(path, followlinks=True)
-            for name in names
-        )
-        lines = [f"{file.relative_to(path).as_posix()} {_of_file(file)}\n" for file in files]
-        return blake3("".join(lines).encode()).hexdigest()
-    return _of_file(path)
-
-
-def _of_file(path: Path) -> str:
-    try:
-        hasher = blake3(max_threads=blake3.AUTO)
-        hasher.update_mmap(path)
-    except OSError as error:
-        raise MergeError(f"{path} cannot be read: {error.strerror}. Check the path.") from None
-    return hasher.hexdigest()
+UNKNOWN = "0" * 64
+"""Stands in a header for a hash that is not known before the file has been read."""
 
 
 def merged_metadata(
     original: Mapping[str, str],
+    family: Family,
     base: str,
     addends: Sequence[tuple[str, Addend]],
     entries: Mapping[str, Entry],
@@ -70,7 +46,7 @@ def merged_metadata(
     if LINEAGE in kept:
         source["lineage"] = _parsed(kept.pop(LINEAGE))
     ours = {
-        "modelspec.architecture": kept.get("modelspec.architecture", ARCHITECTURE),
+        "modelspec.architecture": kept.get("modelspec.architecture", ARCHITECTURES[family]),
         "modelspec.implementation": kept.get("modelspec.implementation", "diffusers"),
         "modelspec.merged_from": ", ".join(
             [f"blake3:{base}", *(f"blake3:{identity}" for identity, _ in addends)]
@@ -91,7 +67,8 @@ def merged_metadata(
 def described(addends: Sequence[tuple[str, Addend]]) -> list[dict[str, Any]]:
     """Identity and strength of each LoRA, in order."""
     return [
-        {"blake3": identity, "strength": float(addend.strength)} for identity, addend in addends
+        {"blake3": digest, "strength": strength.described(addend.strength)}
+        for digest, addend in addends
     ]
 
 

@@ -1,65 +1,45 @@
-"""Reads a kohya-format LoRA file: modules of two factors and an alpha, everything else refused.
+"""Reads an adapter file of any writer and form, one module at a time, as deltas to be added.
 
-Per module NAME: NAME.lora_down.weight (r, in[, k, k]), NAME.lora_up.weight (out, r[, 1, 1]) and
-NAME.alpha (one number; missing means alpha = r). The delta is alpha / r · up · down.
+kohya's, LyCORIS', diffusers' and PEFT's files and PEFT's folders: LoRA, Tucker (LoCon), DoRA, LoHa,
+LoKr, full differences, norms and biases. Everything else is refused by name. A missing alpha means
+alpha = rank.
 """
 
-import math
-import re
-from collections import defaultdict
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from merge.arithmetic import tensor_of
-from merge.container import Entry, Header, Reader, read_header
+from merge.adapter_config import WEIGHTS, Told, of_folder, of_metadata
+from merge.arithmetic import finite, tensor_of
+from merge.container import Entry, Reader, read_header
+from merge.delta import Delta
 from merge.errors import MergeError, listed
+from merge.forms import Decomposed, Difference, Hadamard, Kronecker, LowRank, tucker
+from merge.lora_keys import grouped
+from merge.lora_modules import NAMES, Module, by_input, canonical
+from merge.lora_parts import module_of
 
-FLOATS = ("F16", "BF16", "F32", "F64")
+__all__ = ["Factors", "LoraFile", "Module", "canonical", "open_loras"]
 
-DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
+Writer = Literal["kohya", "diffusers", "peft"]
+PEFT = "base_model.model."
 
-UNSUPPORTED = (
-    (r"\.lora_mid\.", "Tucker decomposition"),
-    (r"\.dora_scale$", "DoRA"),
-    (r"\.hada_", "LoHa"),
-    (r"\.lokr_", "LoKr"),
-    (r"\.oft_", "OFT"),
-    (r"\.diff(_b)?$", "full differences"),
-    (r"\.(w|b)_norm$", "norm layers"),
-    (r"\.lora_[AB]\.", "the diffusers/PEFT layout"),
-    (r"_lora\.(down|up)\.", "the old diffusers layout"),
-    (r"^bundle_emb\.", "a bundled embedding"),
-)
-"""How keys of forms that cannot be merged here look, and what the form is called."""
+THIN = {"down", "up", "alpha", "scalar"}
+"""The parts of a module that is no more than two factors."""
 
-
-@dataclass(frozen=True)
-class Module:
-    """One adapted layer of a LoRA file, checked for shape but not yet read."""
-
-    name: str
-    down: Entry
-    up: Entry
-    alpha: Entry | None
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """The delta as (out, in, height, width); a linear layer has a kernel of 1 × 1."""
-        return canonical((self.up.shape[0], *self.down.shape[1:]))
+EPSILON = torch.finfo(torch.float32).eps
+"""LyCORIS adds it to DoRA's norms."""
 
 
 @dataclass(frozen=True)
 class Factors:
-    """A module's numbers: up (out, r) and down (r, in·h·w), float32 unless the file is F64."""
+    """A plain module's numbers: up (out, r) and down (r, in·h·w), float32, or float64 of F64."""
 
     up: Tensor
     down: Tensor
@@ -67,37 +47,162 @@ class Factors:
     """alpha / rank."""
 
 
-def canonical(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(out, in) and (out, in, 1, 1) are the same layer to a LoRA: both as (out, in, h, w)."""
-    out, inner, *kernel = shape
-    height, width = kernel or (1, 1)
-    return out, inner, height, width
-
-
 class LoraFile:
-    """An open LoRA file: `modules` in the file's order, factors read one module at a time."""
+    """An open adapter file: `modules` in the file's order, read one at a time.
+
+    `writer`: whose layout it is. `reader`: for the tensors' bytes as they are.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises MergeError: unreadable, no LoRA, a form not supported, halves missing."""
         self.path = path
-        header = read_header(path)
-        self.modules = _modules(path, header)
-        self.metadata = header.metadata
-        self.reader = Reader(path, header)
+        folder = of_folder(path) if path.is_dir() else None
+        weights = path / WEIGHTS if folder is not None else path
+        header = read_header(weights)
+        parts = grouped(path, header.entries)
+        configs = of_metadata(path, header.metadata) if folder is None else {}
 
-    def factors(self, module: Module) -> Factors:
-        """Raises MergeError: NaN or infinity in a factor or in alpha."""
-        up = self._read(module.up).reshape(module.up.shape[0], module.rank)
-        down = self._read(module.down).reshape(module.rank, -1)
-        alpha = float(module.rank)
-        if module.alpha is not None:
-            alpha = float(self._read(module.alpha).item())
-        return Factors(up, down, alpha / module.rank)
+        def told(name: str) -> Told:
+            component, _, module = name.partition(".")
+            if folder is not None:
+                return folder.of(name.removeprefix(PEFT))
+            return configs[component].of(module) if component in configs else Told()
+
+        self.modules = {name: module_of(path, name, p, told(name)) for name, p in parts.items()}
+        self.metadata = header.metadata
+        self._refuse_lost_scales()
+        self.writer: Writer = _writer(list(parts), folder is not None)
+        self.reader = Reader(weights, header)
+
+    def delta(self, module: Module, tensor: Literal["weight", "bias"]) -> Delta:
+        """What the module adds to the layer's weight or bias.
+
+        Raises:
+            MergeError: NaN or infinity in it.
+        """
+        if tensor == "bias":
+            return self._bias(module)
+        delta = self._weight(module)
+        part = "dora_scale" if "dora_scale" in module.entries else "magnitude"
+        if part not in module.entries:
+            return delta
+        magnitude = self._read(module.entries[part]).reshape(-1)
+        epsilon = EPSILON if part == "dora_scale" else 0.0
+        return Decomposed(delta, magnitude, by_input(module), epsilon)
+
+    def thin(self, module: Module) -> Factors:
+        """The two factors of a plain LoRA module.
+
+        Raises:
+            MergeError: it is of another form; NaN or infinity in it.
+        """
+        self.refuse_unless_thin(module)
+        return self._factors(module)
+
+    def is_thin(self, module: Module) -> bool:
+        """Whether the module is two factors and no more, so that `thin` gives all of it."""
+        return module.form == "lora" and module.entries.keys() <= THIN
+
+    def refuse_unless_thin(self, module: Module) -> None:
+        """Raises MergeError, naming the form, unless `is_thin`."""
+        if not self.is_thin(module):
+            raise MergeError(
+                f"{module.name} in {self.path} is {_called(module)}, which has no two factors "
+                "that say all of it. Only plain LoRA can be treated so."
+            )
+
+    def _refuse_lost_scales(self) -> None:
+        """LyCORIS trains a LoKr of two whole factors under rsLoRA with a scale of √dim, but stores
+        neither the scale nor dim; every loader, its own too, then takes 1."""
+        whole = [m.name for m in self.modules.values() if "lokr" in m.form and m.rank is None]
+        try:
+            arguments = json.loads(self.metadata.get("ss_network_args", "{}"))
+        except (ValueError, RecursionError):
+            return
+        if whole and isinstance(arguments, dict) and str(arguments.get("rs_lora")) == "True":
+            raise MergeError(
+                f"{listed(whole, 3)} in {self.path}: a LoKr of two whole factors, trained with "
+                "rs_lora, whose scale the file does not hold. It cannot be merged exactly."
+            )
+
+    def _weight(self, module: Module) -> Delta:
+        form = module.form.removeprefix("dora-")
+        if form in ("lora", "tucker"):
+            factors = self._factors(module)
+            return LowRank(factors.up, factors.down, factors.scale)
+        if form == "loha":
+            return self._loha(module)
+        if form == "lokr":
+            return self._lokr(module)
+        values = self._part(module, "diff" if form == "diff" else "w_norm")
+        return Difference(values.reshape(values.shape[0], -1), 1.0)
+
+    def _factors(self, module: Module) -> Factors:
+        up, down, core = self._together(module, "up", "down", "mid")
+        up, down = up.reshape(up.shape[0], -1), down.reshape(down.shape[0], -1)
+        if core.numel():
+            down = tucker(core, down)
+        return Factors(up, down, self._scale(module))
+
+    def _loha(self, module: Module) -> Delta:
+        sides = []
+        for side in ("1", "2"):
+            product = f"hada_w{side}"
+            up, down, core = self._together(module, f"{product}_a", f"{product}_b", f"hada_t{side}")
+            if core.numel():
+                up, down = up.T, tucker(core, down)
+            sides.append(LowRank(up, down, 1.0))
+        return Hadamard(sides[0], sides[1], self._scale(module))
+
+    def _lokr(self, module: Module) -> Delta:
+        sides = []
+        for side in ("lokr_w1", "lokr_w2"):
+            whole, up, down, core = self._together(
+                module, side, f"{side}_a", f"{side}_b", side.replace("w", "t")
+            )
+            if core.numel():
+                up, down = up.T, tucker(core, down)
+            if not whole.numel():
+                whole = up @ down.reshape(down.shape[0], -1)
+            sides.append(whole.reshape(whole.shape[0], -1))
+        return Kronecker(sides[0], sides[1], self._scale(module))
+
+    def _bias(self, module: Module) -> Delta:
+        part = next(p for p in ("diff_b", "b_norm", "up_bias") if p in module.entries)
+        # PEFT's bias of lora_B is scaled as the factors are; others are differences.
+        scale = self._scale(module) if part == "up_bias" else 1.0
+        return Difference(self._part(module, part).reshape(-1, 1), scale)
+
+    def _scale(self, module: Module) -> float:
+        scalar = self._number(module, "scalar")
+        factor = 1.0 if scalar is None else scalar
+        alpha = self._number(module, "alpha")
+        if alpha is not None:
+            # LyCORIS does not scale a LoKr of two whole factors.
+            return factor if module.rank is None else factor * alpha / module.rank
+        rank = module.rank or module.told.rank
+        return factor if rank is None else factor * module.told.scale(rank)
+
+    def _number(self, module: Module, part: str) -> float | None:
+        return float(self._part(module, part).item()) if part in module.entries else None
+
+    def _together(self, module: Module, *parts: str) -> list[Tensor]:
+        """The parts in one dtype, the more exact one; without elements where there is none."""
+        found = [
+            self._part(module, part) if part in module.entries else torch.empty(0) for part in parts
+        ]
+        exact = torch.float32
+        for numbers in found:
+            exact = torch.promote_types(exact, numbers.dtype)
+        return [numbers.to(exact) for numbers in found]
+
+    def _part(self, module: Module, part: str) -> Tensor:
+        return self._read(module.entries[part])
 
     def _read(self, entry: Entry) -> Tensor:
         stored = tensor_of(self.reader.read(entry), entry.dtype).reshape(entry.shape)
         numbers = stored if stored.dtype == torch.float64 else stored.float()
-        if not bool(torch.isfinite(numbers).all()):
+        if not finite(numbers):
             raise MergeError(
                 f"{entry.name} in {self.path} holds NaN or infinity: the training that made it "
                 "diverged. Use an earlier LoRA of it."
@@ -107,7 +212,7 @@ class LoraFile:
 
 @contextmanager
 def open_loras(paths: Sequence[Path]) -> Iterator[list[LoraFile]]:
-    """Opens and checks LoRA files, and closes them at the end."""
+    """Opens and checks adapter files, and closes them at the end."""
     with ExitStack() as stack:
         files = []
         for path in paths:
@@ -116,62 +221,15 @@ def open_loras(paths: Sequence[Path]) -> Iterator[list[LoraFile]]:
         yield files
 
 
-def _modules(path: Path, header: Header) -> dict[str, Module]:
-    grouped: dict[str, dict[str, Entry]] = defaultdict(dict)
-    odd: list[str] = []
-    for key, entry in header.entries.items():
-        name, _, part = key.partition(".")
-        if part in (DOWN, UP, ALPHA):
-            grouped[name][part] = entry
-        else:
-            odd.append(key)
-    if odd:
-        _refuse_odd(path, odd, bool(grouped))
-    if not grouped:
-        raise MergeError(f"{path} holds no LoRA modules.")
-    halves = [name for name, parts in grouped.items() if not {DOWN, UP} <= parts.keys()]
-    if halves:
-        raise MergeError(
-            f"{path} lacks {DOWN} or {UP} for {listed(halves)}: an incomplete LoRA. Get it again."
-        )
-    return {name: _module(path, name, parts) for name, parts in grouped.items()}
+def _writer(names: Sequence[str], folder: bool) -> Writer:
+    if folder or any(name.startswith(PEFT) for name in names):
+        return "peft"
+    return "diffusers" if any("." in name for name in names) else "kohya"
 
 
-def _refuse_odd(path: Path, odd: list[str], some_lora: bool) -> None:
-    kinds = {meaning for key in odd for pattern, meaning in UNSUPPORTED if re.search(pattern, key)}
-    if kinds:
-        raise MergeError(
-            f"{path} uses {' and '.join(sorted(kinds))} ({listed(odd, 4)}), which cannot be merged "
-            "exactly here. Only kohya's lora_down / lora_up / alpha can."
-        )
-    if some_lora:
-        raise MergeError(f"{path} holds keys that no LoRA of kohya's has: {listed(odd, 4)}.")
-    raise MergeError(
-        f"{path} is not a LoRA in kohya's layout: it holds {listed(odd, 3)}. "
-        "Is it a checkpoint, given in the place of a LoRA?"
-    )
-
-
-def _module(path: Path, name: str, parts: dict[str, Entry]) -> Module:
-    down, up, alpha = parts[DOWN], parts[UP], parts.get(ALPHA)
-    for entry in (down, up, alpha):
-        if entry is not None and entry.dtype not in FLOATS:
-            raise MergeError(
-                f"{entry.name} in {path} has the dtype {entry.dtype}; "
-                f"LoRAs of {', '.join(FLOATS)} can be merged."
-            )
-    if alpha is not None and math.prod(alpha.shape) != 1:
-        raise MergeError(f"{alpha.name} in {path} has shape {list(alpha.shape)}, not one number.")
-    fits = (
-        len(down.shape) in (2, 4)
-        and len(up.shape) in (2, 4)
-        and all(n > 0 for n in (*down.shape, *up.shape))
-        and down.shape[0] == up.shape[1]
-        and up.shape[2:] in ((), (1, 1))
-    )
-    if not fits:
-        raise MergeError(
-            f"The halves of {name} in {path} do not fit each other: down {list(down.shape)}, "
-            f"up {list(up.shape)}; expected (r, in[, k, k]) and (out, r[, 1, 1])."
-        )
-    return Module(name, down, up, alpha)
+def _called(module: Module) -> str:
+    decomposed = module.form.removeprefix("dora-")
+    name = next(name for form, name in NAMES.items() if form == decomposed)
+    if decomposed != module.form:
+        return f"a DoRA of {name}"
+    return f"{name} with a bias" if module.form == "lora" else name

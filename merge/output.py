@@ -1,21 +1,57 @@
 """Writes .safetensors and folders whole or not at all: a hidden name beside, fsync, rename, fsync.
 
-A kill at any moment leaves the old output or the new one, and at most a `.NAME.PID.part` beside it.
+A kill at any moment leaves the old output or the new one, and at most a `.NAME.N.PID.part` beside
+it, which the next merge to that name removes.
 """
 
+import errno
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
+from itertools import count
 from pathlib import Path
+from typing import Self
 
-from merge.container import BITS, Entry
-from merge.errors import DISK_FULL, MergeError, writing
+from merge.container import BITS, Entry, Reader
+from merge.errors import DISK_FULL, FAILED, MergeError, writing
 
 ALIGNMENT = 8
 """Bytes: the buffer starts on a multiple of it, so that any dtype can be mapped in place."""
+
+FLUSH = 64 * 1024 * 1024
+"""Bytes after which the disk is asked to begin."""
+
+PAGE = 4096
+"""Bytes: file systems that share blocks between files share whole ones at such places."""
+
+CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+"""What says that the kernel cannot copy between these two files; bytes are then written by us."""
+
+_NUMBERS = count()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes of a tensor in another file, to be copied unchanged."""
+
+    reader: Reader
+    entry: Entry
+    offset: int
+    """In the tensor."""
+    count: int
+
+    @property
+    def begin(self) -> int:
+        """In the file."""
+        return self.reader.header.start + self.entry.begin + self.offset
+
+
+Content = bytes | bytearray | memoryview | Span
 
 
 @dataclass(frozen=True)
@@ -31,15 +67,14 @@ class Planned:
         return len(self.prefix) + sum(entry.size for entry in self.entries)
 
 
-def plan(
-    entries: Sequence[Entry], metadata: Mapping[str, str], keep_places: bool = False
-) -> Planned:
+def plan(entries: Sequence[Entry], metadata: Mapping[str, str], like: int | None = None) -> Planned:
     """Lays tensors out, the header in the order given.
 
-    `keep_places`: the bytes go where the entries' own offsets say. Otherwise wide dtypes go first
-    and the order given decides within a dtype, so that every tensor is aligned.
+    `like`: the bytes go where the entries' own offsets say, behind a header as long as lets blocks
+    be shared with a file whose buffer starts at `like`. Otherwise wide dtypes go first and the
+    order given decides within a dtype, so that every tensor is aligned.
     """
-    if keep_places:
+    if like is not None:
         ordered = sorted(entries, key=lambda e: (e.begin, e.end))
     else:
         ordered = []
@@ -59,22 +94,141 @@ def plan(
             "data_offsets": [place.begin, place.end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    if like is not None and like % ALIGNMENT == 0:
+        text += b" " * ((like - 8 - len(text)) % PAGE)
+    else:
+        text += b" " * (-(8 + len(text)) % ALIGNMENT)
     return Planned(len(text).to_bytes(8, "little") + text, tuple(ordered))
 
 
 def write_tensors(
-    path: Path, planned: Planned, content: Callable[[Entry], Iterable[bytearray]]
+    path: Path, planned: Planned, content: Callable[[Entry], Iterable[Content]]
 ) -> None:
     """Writes a laid-out file, tensor by tensor, and fsyncs it. `path` is a temporary one."""
-    with open(path, "wb") as file:
-        file.write(planned.prefix)
+    with open(path, "wb", buffering=0) as file, _Flusher(file) as flusher:
+        writer = _Writer(file, flusher)
+        writer.write(planned.prefix)
         for entry in planned.entries:
-            written = sum(file.write(piece) for piece in content(entry))
-            if written != entry.size:
-                raise AssertionError(f"{entry.name}: {written} bytes for {entry.size}")
-        file.flush()
+            before = writer.position
+            for piece in content(entry):
+                writer.write(piece)
+            if writer.position - before != entry.size:
+                raise AssertionError(f"{entry.name}: {writer.position - before} of {entry.size}")
+        writer.flush()
         os.fsync(file.fileno())
+
+
+def rewrite_prefix(path: Path, planned: Planned) -> None:
+    """Puts a header of the same length in the place of the one written, and fsyncs."""
+    with open(path, "r+b", buffering=0) as file:
+        length = 8 + int.from_bytes(file.read(8), "little")
+        if length != len(planned.prefix):
+            raise AssertionError(f"{path}: a header of {len(planned.prefix)} bytes for {length}")
+        file.seek(0)
+        _write_all(file, planned.prefix)
+        os.fsync(file.fileno())
+
+
+class _Writer:
+    """Writes pieces in order; spans that follow one another in their file become one copy."""
+
+    def __init__(self, file: FileIO, flusher: "_Flusher") -> None:
+        self._file = file
+        self._flusher = flusher
+        self._reader: Reader | None = None
+        self._begin = 0
+        self._count = 0
+        self.position = 0
+        """Bytes given so far."""
+
+    def write(self, piece: Content) -> None:
+        if not isinstance(piece, Span):
+            self.flush()
+            _write_all(self._file, piece)
+            self.position += len(piece)
+            self._flusher.written(len(piece))
+            return
+        if piece.reader is not self._reader or piece.begin != self._begin + self._count:
+            self.flush()
+            self._reader, self._begin = piece.reader, piece.begin
+        self._count += piece.count
+        self.position += piece.count
+
+    def flush(self) -> None:
+        """Copies the spans that wait."""
+        reader, begin, left = self._reader, self._begin, self._count
+        self._reader, self._count = None, 0
+        if reader is None:
+            return
+        while left:
+            try:
+                done = os.copy_file_range(reader.fileno(), self._file.fileno(), left, begin)
+            except OSError as error:
+                if error.errno not in CANNOT_COPY:
+                    raise
+                _copy_by_hand(reader, begin, left, self._file)
+                return
+            if done == 0:
+                raise MergeError(
+                    f"{reader.path} became shorter while it was read. Start again.", FAILED
+                )
+            self._flusher.written(done)
+            begin, left = begin + done, left - done
+
+
+class _Flusher:
+    """Has the disk write while the sum goes on: a thread that syncs every FLUSH bytes.
+
+    Left to itself the kernel waits until gigabytes are dirty, and the last fsync for all of them.
+    """
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self._due = threading.Event()
+        self._waiting = 0
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended = True
+        self._due.set()
+        self._thread.join()
+
+    def written(self, count: int) -> None:
+        """Tells of `count` more bytes."""
+        self._waiting += count
+        if self._waiting >= FLUSH:
+            self._waiting = 0
+            self._due.set()
+
+    def _run(self) -> None:
+        while self._due.wait() and not self._ended:
+            self._due.clear()
+            try:
+                os.fdatasync(self._file.fileno())
+            except OSError:
+                return  # The fsync at the end meets the same, and says so.
+
+
+def _write_all(file: FileIO, content: bytes | bytearray | memoryview) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _copy_by_hand(reader: Reader, begin: int, count: int, file: FileIO) -> None:
+    while count:
+        piece = os.pread(reader.fileno(), min(count, 1 << 20), begin)
+        if not piece:
+            raise MergeError(
+                f"{reader.path} became shorter while it was read. Start again.", FAILED
+            )
+        _write_all(file, piece)
+        begin, count = begin + len(piece), count - len(piece)
 
 
 @contextmanager
@@ -88,13 +242,14 @@ def replacing(out: Path, size: int, folder: bool) -> Iterator[Path]:
     Raises:
         MergeError: no room (3), no permission (2), `out` is a folder that is no pipeline (2).
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    temporary = _beside(out)
     if out.is_dir() and not (folder and (out / "model_index.json").is_file()):
         raise MergeError(f"{out} is a folder, and not an earlier output. Choose another output.")
     if folder and out.is_file():
         raise MergeError(f"{out} is a file, but a folder is to be written. Choose another output.")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(out)
         free = shutil.disk_usage(out.parent).free
         if free < size:
             raise MergeError(
@@ -116,12 +271,38 @@ def _swap(temporary: Path, out: Path) -> None:
     if not temporary.is_dir() and not out.is_dir():
         temporary.replace(out)
         return
-    aside = out.with_name(f".{out.name}.{os.getpid()}.old.part")
-    _remove(aside)
+    aside = _beside(out)
     if out.exists():
         out.rename(aside)
     temporary.rename(out)
     _remove(aside)
+
+
+def _beside(out: Path) -> Path:
+    """A name that no other process or thread uses; it ends in the writer's process."""
+    return out.with_name(f".{out.name}.{next(_NUMBERS)}.{os.getpid()}.part")
+
+
+def _remove_stale(out: Path) -> None:
+    """Temporaries of `out` whose writers are dead."""
+    for leftover in out.parent.glob(f".{_escaped(out.name)}.*.*.part"):
+        number = leftover.name.split(".")[-2]
+        if number.isdecimal() and not _is_alive(int(number)):
+            _remove(leftover)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -1,15 +1,21 @@
 """What goes into a merge and what comes out of it, as frozen records."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from merge.strength import Strength
 
 
 @dataclass(frozen=True)
 class Addend:
-    """One LoRA file and the factor on its delta (any finite number; 0 adds nothing)."""
+    """One LoRA file and the factor on its delta: any finite number, or apart by network and block.
+
+    0 adds nothing.
+    """
 
     path: Path
-    strength: float
+    strength: float | Strength
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,9 @@ class LayerReport:
     """Share of the last addend's delta that the cast hides, in [0, 1]. With W the float32 sum of
     the base and the addends before the last, D the last addend's delta and c() the cast to the
     output's dtype: min(1, ||(c(W + D) - c(W)) - D|| / ||D||), Euclidean norms, 0 where D is 0."""
+    stable_rank: float | None
+    """||D||² / σ_max(D)² of all addends' deltas together, from 1 to the rank; None where it was not
+    asked for, where D is 0, or where a delta has no thin factors."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +66,7 @@ class MergeReport:
     """Bytes of the output: the file, or the weight files of a folder."""
     warnings: tuple[str, ...]
     """Sentences for a person: what the cast hides, modules that were left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, for a JSON file."""
+        return {**asdict(self), "out": str(self.out)}

@@ -6,32 +6,26 @@ Everything that can be known from headers (names, shapes, forms, room on the dis
 the first byte is written. Then tensors stream through one block of rows at a time.
 """
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from merge.arithmetic import DTYPES, exact_products
+from merge.arithmetic import DTYPES, dtype_named, exact_products
 from merge.container import BITS
 from merge.errors import MergeError
-from merge.layout import WEIGHTS, Part, look
-from merge.lineage import identity, merged_metadata
+from merge.identity import Hasher, identity, recall
+from merge.layers import Base, Part
+from merge.layout import look
+from merge.layout_folder import left_out
+from merge.lineage import UNKNOWN, merged_metadata
 from merge.lora import open_loras
 from merge.matching import match
-from merge.output import Planned, copy_file, plan, replacing, sync_folder
+from merge.output import Planned, copy_file, plan, replacing, rewrite_prefix, sync_folder
 from merge.records import Addend, MergeReport
 from merge.stream import Work
-
-DTYPE_NAMES = {
-    "float16": "F16",
-    "fp16": "F16",
-    "bfloat16": "BF16",
-    "bf16": "BF16",
-    "float32": "F32",
-    "fp32": "F32",
-}
+from merge.strength import require_finite
 
 LOSS_WORTH_A_WARNING = 0.2
 """Share of the last delta: at 0.2 an fp16 chain still behaves, beyond it the round fades."""
@@ -47,6 +41,8 @@ def merge(
     on_tensor: Callable[[int, int], None] | None = None,
     identities: Mapping[Path, str] | None = None,
     allow_unmatched: bool = False,
+    force: bool = False,
+    stable_rank: bool = False,
 ) -> MergeReport:
     """Writes base + Σ strength · alpha / rank · up · down to `out`, in the layout of the base.
 
@@ -55,63 +51,88 @@ def merge(
     touched, zero-element markers and metadata are the base's. A strength of 0 changes no tensor.
 
     Args:
-        base: single file with SD 1.5 keys, or a diffusers folder; `out` becomes the same kind.
+        base: single file (.safetensors, .ckpt) of SD 1.5 or SDXL, or a diffusers folder of either;
+            `out` becomes the same kind, always with .safetensors inside.
         dtype: "float16", "bfloat16" or "float32" for all model weights; None keeps each one's own.
         metadata: added to the output's, over what is there.
         on_tensor: called with (tensors done, tensors in all).
-        identities: BLAKE3 hashes that the caller remembers, by path; others are computed.
-        allow_unmatched: leave out, and report, LoRA modules that the base has no weight for.
+        identities: BLAKE3 hashes that the caller remembers, by path; others are computed on the
+            way, in the one pass that reads the file anyway.
+        allow_unmatched: leave out, and report, LoRA modules that the base has no layer for.
+        force: `out` may be one of the inputs, which it then takes the place of.
+        stable_rank: fill `LayerReport.stable_rank`.
 
     Raises:
         MergeError: with `exit_code` 2 (wrong input), 3 (disk full) or 1; `out` is as it was.
     """
-    target = _target(dtype)
+    target = dtype_named(dtype)
     for addend in addends:
-        if not math.isfinite(addend.strength):
-            raise MergeError(f"The strength of {addend.path} is {addend.strength}: not a number.")
-    parts = look(base)
-    _refuse_overwriting(base, [addend.path for addend in addends], out)
+        require_finite(addend.path, addend.strength)
+    found = look(base)
+    refuse_overwriting([base, *(addend.path for addend in addends)], out, force)
     with ExitStack() as stack:
         files = stack.enter_context(open_loras([addend.path for addend in addends]))
-        uses, unmatched = match(base, parts, addends, files, allow_unmatched)
+        uses, unmatched = match(found, addends, files, allow_unmatched)
         hashes = [identity(addend.path, identities) for addend in addends]
-        base_hash = identity(base, identities)
-        plans = [
-            _planned(part, target, base_hash, list(zip(hashes, addends, strict=True)), metadata)
-            for part in parts
-        ]
-        work = Work(parts, plans, uses, len(addends) - 1, on_tensor)
+        known = recall(base, identities)
+        hashers = {} if known else {part.path: Hasher(part.path) for part in found.parts}
+        described = list(zip(hashes, addends, strict=True))
+
+        def planned(base_hash: str) -> list[Planned]:
+            return [
+                _planned(part, found, target, base_hash, described, metadata or {})
+                for part in found.parts
+            ]
+
+        plans = planned(known or UNKNOWN)
+        last = len(addends) - 1
+        work = Work(found, plans, uses, last, hashers, on_tensor, stable_rank)
         stack.enter_context(exact_products())
         # A folder's other files are small beside its weights, which is all that is counted here.
-        with replacing(out, sum(p.size for p in plans), base.is_dir()) as temporary:
-            if base.is_dir():
-                _write_folder(base, temporary, work)
-            else:
-                work.write(0, temporary)
+        with replacing(out, sum(p.size for p in plans), found.folder) as temporary:
+            places = _places(found, temporary)
+            if found.folder:
+                _copy_rest(found, temporary)
+            for number, place in enumerate(places):
+                work.write(number, place)
+            base_hash = known or identity(
+                base, None, {path: hasher.hexdigest() for path, hasher in hashers.items()}
+            )
+            if known is None:
+                for place, plan_ in zip(places, planned(base_hash), strict=True):
+                    rewrite_prefix(place, plan_)
+            for folder in {place.parent for place in places} if found.folder else ():
+                sync_folder(folder)
     return _report(out, base_hash, hashes, work, unmatched)
 
 
-def _target(dtype: str | None) -> str | None:
-    if dtype is None:
-        return None
-    if dtype not in DTYPE_NAMES:
-        raise MergeError(f"dtype {dtype!r} is not one of {', '.join(DTYPE_NAMES)}.")
-    return DTYPE_NAMES[dtype]
-
-
-def _refuse_overwriting(base: Path, loras: list[Path], out: Path) -> None:
+def refuse_overwriting(sources: Sequence[Path], out: Path, force: bool) -> None:
+    """Raises MergeError where `out` is one of `sources` (unless forced), in one, or around one."""
     place = out.resolve()
-    for source in (path.resolve() for path in (base, *loras)):
-        if place == source or source in place.parents or place in source.parents:
-            raise MergeError(f"The output {out} would overwrite its input {source}. Name another.")
+    for source in (path.resolve() for path in sources):
+        if place == source and not force:
+            raise MergeError(
+                f"The output {out} would overwrite its input {source}. Name another, or force it."
+            )
+        if source in place.parents or place in source.parents:
+            raise MergeError(
+                f"The output {out} and the input {source} lie one in the other. Name another."
+            )
+
+
+def _places(base: Base, temporary: Path) -> list[Path]:
+    if base.folder:
+        return [temporary / part.place for part in base.parts]
+    return [temporary]
 
 
 def _planned(
     part: Part,
+    base: Base,
     target: str | None,
-    base: str,
+    base_hash: str,
     addends: Sequence[tuple[str, Addend]],
-    extra: Mapping[str, str] | None,
+    extra: Mapping[str, str],
 ) -> Planned:
     entries = []
     for entry in part.header.entries.values():
@@ -119,32 +140,28 @@ def _planned(
             size = entry.size * 8 // BITS[entry.dtype] * BITS[target] // 8
             entry = replace(entry, dtype=target, begin=0, end=size)
         entries.append(entry)
+    header = part.header
     described = merged_metadata(
-        part.header.metadata, base, addends, part.header.entries, extra or {}
+        header.metadata, base.family, base_hash, addends, header.entries, extra
     )
-    return plan(entries, described, keep_places=target is None)
+    return plan(entries, described, like=header.start if target is None else None)
 
 
-def _write_folder(base: Path, temporary: Path, work: Work) -> None:
-    """A copy of a pipeline's folder with the merged weight files in the place of the old.
-
-    Other forms of the rewritten weights (.bin, fp16 variants), and weights in the folder's root,
-    are left out: a loader that preferred them would show the unmerged model.
-    """
-    places = {part.place for part in work.parts}
-    rewritten = {Path(place).parent for place in places} | {Path()}
-    folders = {temporary}
-    for folder, _, names in os.walk(base, followlinks=True):
-        inside = Path(folder).relative_to(base)
-        (temporary / inside).mkdir(parents=True, exist_ok=True)
-        folders.add(temporary / inside)
+def _copy_rest(base: Base, temporary: Path) -> None:
+    """A pipeline's other files. Other forms of the merged weights would show the unmerged model to
+    a loader that prefers them, and are left out."""
+    rest = []
+    # followlinks: a model cache's folders are links.
+    for folder, _, names in os.walk(base.path, followlinks=True):
         for name in sorted(names):
-            if not (inside in rewritten and name.endswith((*WEIGHTS, ".index.json"))):
-                copy_file(base / inside / name, temporary / inside / name)
-    for number, part in enumerate(work.parts):
-        work.write(number, temporary / part.place)
-    for written in folders:
+            inside = Path(folder, name).relative_to(base.path)
+            if not left_out(base, inside):
+                copy_file(base.path / inside, temporary / inside)
+                rest.append(temporary / inside)
+    for written in {path.parent for path in rest}:
         sync_folder(written)
+    for place in _places(base, temporary):
+        place.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _report(

@@ -15,6 +15,9 @@ import typer
 
 from merge.errors import MergeError
 from pipeline.errors import RequestError, UrushiError
+from urushi import lora
+from urushi.mix import mix
+from urushi.options import WORKSPACE, Build, Recipe, WorkspaceFolder
 
 INTERRUPTED = 130
 
@@ -27,20 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Recipe = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe's .toml file.", show_default=False)
-]
-WorkspaceFolder = Annotated[
-    Path,
-    typer.Option(
-        "--workspace",
-        metavar="FOLDER",
-        envvar="URUSHI_WORKSPACE",
-        help="Where pictures, builds and everything between them lie.",
-    ),
-]
-WORKSPACE = Path("workspace")
 
 
 def main() -> None:
@@ -238,11 +227,16 @@ def preview(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
 @app.command()
 def merge(
     base: Annotated[
-        Path, typer.Argument(metavar="BASE", help="The checkpoint.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="BASE", help="The checkpoint: a file or diffusers folder.", show_default=False
+        ),
     ],
     loras: Annotated[
         list[Path],
-        typer.Argument(metavar="LORA", help="kohya-format files.", show_default=False),
+        typer.Argument(
+            metavar="LORA", help="kohya, diffusers, PEFT or LyCORIS files.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="The checkpoint to write.", show_default=False)
@@ -251,29 +245,88 @@ def merge(
         list[str] | None,
         typer.Option(
             metavar="S",
-            help="A factor per LoRA in their order, repeated or with commas; one for all will do.",
+            help="A factor per LoRA in their order, repeated or with commas; one for all will do. "
+            "Or apart by network: unet=1,te=0.5 (te1, te2).",
             show_default="1",
         ),
     ] = None,
+    blocks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="B",
+            help="Block weights per LoRA, repeated, or one for all: a preset such as OUTALL, a "
+            "list of 12, 17, 20 or 26 numbers, or IN04-07=1,OUT03-06=0.5,rest=0.",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32", "fp16", "bf16", "fp32"] | None,
+        typer.Option(help="Of all model weights; each one's own if not given."),
+    ] = None,
+    allow_unmatched: Annotated[
+        bool, typer.Option("--allow-unmatched", help="Leave out what finds no weight, and say so.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="The output may take the place of an input.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write everything about every layer as JSON."),
+    ] = None,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Also say the output's sha256 (slow).")
+    ] = False,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
     """Adds LoRAs to a checkpoint.
 
     A float32 sum from the base, one cast at the end, in the base's layout.
     """
-    from urushi.merge import merge_files
+    from urushi.merge import Options, merge_files
 
-    merge_files(base, loras, strength or ["1"], out)
+    options = Options(dtype, allow_unmatched, force, report, sha256)
+    merge_files(base, loras, strength or ["1"], blocks or [], out, options, workspace)
+
+
+app.command()(mix)
+app.add_typer(lora.app, name="lora")
 
 
 @app.command()
-def report(
-    build: Annotated[
-        str,
-        typer.Argument(metavar="BUILD", help="A build's name, or its recipe.", show_default=False),
+def rebuild(
+    build: Build,
+    number: Annotated[
+        int, typer.Option("--round", metavar="K", help="Up to which round.", show_default=False)
     ],
+    strengths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S1,S2,…",
+            help="Other strengths, one for each round that is merged.",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        list[int] | None,
+        typer.Option(metavar="K", help="Leave this round out; repeatable.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default="BUILD-round-K.safetensors"),
+    ] = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
+    """Makes a round's checkpoint again, bit for bit.
+
+    From the origin and the rounds' LoRAs; also at other strengths, or without some rounds.
+    """
+    from urushi.rebuild import rebuild_round
+
+    rebuild_round(build, number, strengths, drop or [], out, workspace)
+
+
+@app.command()
+def report(build: Build, workspace: WorkspaceFolder = WORKSPACE) -> None:
     """Writes a build's report.html again."""
     from urushi.report import rewrite_report
 

@@ -7,13 +7,13 @@ closed pipe, a lost terminal) it falls silent: a build of days does not end for 
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-from pipeline.progress import Bar
+from pipeline.progress import Bar, Progress
 from urushi.table import duration
 
 LINE_SECONDS = 5.0
@@ -132,3 +132,35 @@ class _LineBar:
         # Whoever saw it begin wants to see it end; what was quick is told by its outcome alone.
         if self._told > self._started and self._done != self._shown:
             self._tell(now)
+
+
+class Counted:
+    """A bar for work that tells (done, total): opened once it is known how much there is.
+
+    with Counted(Terminal(), "merge", "tensors") as bar:
+        merge(..., on_tensor=bar.told)
+    """
+
+    def __init__(self, progress: Progress, what: str, unit: str) -> None:
+        self._progress, self._what, self._unit = progress, what, unit
+        self._open = ExitStack()
+        self._bar: Bar | None = None
+        self._done = 0
+
+    def told(self, done: int, total: int) -> None:
+        if self._bar is None:
+            bar = self._progress.bar(self._what, total, self._unit)
+            self._bar = self._open.enter_context(bar)
+        self._bar.advance(done - self._done)
+        self._done = done
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()

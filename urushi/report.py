@@ -6,8 +6,7 @@ from pipeline.artefacts.job import load_job
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.workspace import Workspace
-from pipeline.errors import RequestError
-from pipeline.recipe import BuildRecipe, load_any
+from urushi.builds import build_name
 
 
 def rewrite_report(build: str, workspace: Path) -> None:
@@ -19,23 +18,9 @@ def rewrite_report(build: str, workspace: Path) -> None:
     """
     from pipeline.preview.stage import make_report
 
-    folder = Workspace(workspace.resolve()).build(_name(build, workspace))
+    folder = Workspace(workspace.resolve()).build(build_name(build, workspace))
     ledger = read_ledger(folder.ledger)
     # As it was run: the recipe that the user edits may have changed since.
     job = load_job(folder.recipe, workspace)
     with locked(folder.root):
         print(make_report(job, ledger))
-
-
-def _name(build: str, workspace: Path) -> str:
-    if build.endswith(".toml"):
-        recipe = load_any(Path(build))
-        if not isinstance(recipe, BuildRecipe):
-            raise RequestError(f"{build} is a dataset recipe; only builds have reports.")
-        return recipe.name
-    builds = workspace / "builds"
-    known = sorted(p.name for p in builds.iterdir()) if builds.is_dir() else []
-    if build not in known:
-        listed = f"There are: {', '.join(known)}." if known else "There are none yet."
-        raise RequestError(f"There is no build {build} in {workspace}. {listed}")
-    return build

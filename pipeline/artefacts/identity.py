@@ -54,27 +54,33 @@ class Identities:
         self, what: str, files: Sequence[Path], compute: Callable[[], dict[str, str]]
     ) -> dict[str, str]:
         """Digests that `compute` makes of `files`, kept under the name `what` until one changes."""
-        mark = [[str(path), *_mark(path)] for path in files]
-        known = self._load().get(what)
-        if known is not None and known[0] == mark:
-            return dict(known[1])
+        mark = [[str(path), *mark_of(path)] for path in files]
+        known = self.recall(what, mark)
+        if known is not None:
+            return dict(known)
         digests = compute()
-        self._remember(what, mark, digests)
+        self.keep(what, mark, digests)
         return digests
 
-    def _of_file(self, path: Path) -> str:
-        mark = _mark(path)
-        known = self._load().get(str(path))
-        if known is not None and known[0] == mark:
-            return str(known[1])
-        digest = digest_file(path)
-        self._remember(str(path), mark, digest)
-        return digest
+    def recall(self, what: str, mark: list[Any]) -> Any:
+        """What is remembered of `what`, while its mark is this one; None otherwise."""
+        known = self._load().get(what)
+        return known[1] if known is not None and known[0] == mark else None
 
-    def _remember(self, what: str, mark: list[Any], value: Any) -> None:
+    def keep(self, what: str, mark: list[Any], value: Any) -> None:
+        """Remembers a digest that was made somewhere else: `mark` is from before it was made."""
         remembered = self._load()
         remembered[what] = [mark, value]
         write_json(self._memory, remembered)
+
+    def _of_file(self, path: Path) -> str:
+        mark = mark_of(path)
+        known = self.recall(str(path), mark)
+        if known is not None:
+            return str(known)
+        digest = digest_file(path)
+        self.keep(str(path), mark, digest)
+        return digest
 
     def _load(self) -> dict[str, Any]:
         if not self._memory.exists():
@@ -88,7 +94,7 @@ class Identities:
         return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 2}
 
 
-def _mark(path: Path) -> list[Any]:
+def mark_of(path: Path) -> list[Any]:
     """What tells that a file is still the same: size in bytes, inode, mtime in nanoseconds."""
     stat = path.stat()
     return [stat.st_size, stat.st_ino, stat.st_mtime_ns]

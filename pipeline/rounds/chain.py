@@ -6,6 +6,7 @@ end. Merging into the previous round's 16-bit file would lose exactly the late, 
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,18 +75,44 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
     )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a build's chain starts from."""
+
+    build: str
+    checkpoint: Path
+    blake3: str
+
+
 def write_checkpoint(job: Job, links: tuple[Link, ...], out: Path) -> merge.MergeReport:
-    """Merges the chain into the origin; the same links give the same bytes, wherever `out` is."""
-    base = job.recipe.base.checkpoint
+    """Merges the chain into the job's origin."""
+    origin = Origin(job.recipe.name, job.recipe.base.checkpoint, origin_digest(job))
+    return write_chain(origin, links, out)
+
+
+def write_chain(
+    origin: Origin,
+    links: tuple[Link, ...],
+    out: Path,
+    on_tensor: Callable[[int, int], None] | None = None,
+) -> merge.MergeReport:
+    """Merges the chain into the origin; the same links give the same bytes, wherever `out` is.
+
+    `on_tensor` is called with (tensors done, tensors in all).
+    """
     return merge.merge(
-        base,
+        origin.checkpoint,
         [merge.Addend(link.lora, link.strength) for link in links],
         out,
         metadata={
-            "urushi.build": job.recipe.name,
+            "urushi.build": origin.build,
             "urushi.rounds": ",".join(str(link.round) for link in links),
         },
-        identities={base: origin_digest(job), **{link.lora: link.blake3 for link in links}},
+        on_tensor=on_tensor,
+        identities={
+            origin.checkpoint: origin.blake3,
+            **{link.lora: link.blake3 for link in links},
+        },
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from blake3 import blake3
 
 from pipeline.artefacts import identity
-from pipeline.artefacts.identity import Identities, digest_file, fingerprint
+from pipeline.artefacts.identity import Identities, digest_file, fingerprint, mark_of
 
 
 def test_fingerprints_depend_on_every_part_and_on_nothing_else() -> None:
@@ -73,3 +73,13 @@ def test_a_folders_identity_is_its_files_and_their_names(tmp_path: Path) -> None
     assert one == of({"b.json": "2", "unet/a.json": "1"})
     assert one != of({"unet/a.json": "1", "c.json": "2"})
     assert one != of({"unet/a.json": "1", "b.json": "3"})
+
+
+def test_a_digest_made_elsewhere_is_kept_while_its_file_stays(tmp_path: Path) -> None:
+    path, memory = tmp_path / "a", tmp_path / "identities.json"
+    path.write_bytes(b"one")
+    assert Identities(memory).recall(str(path), mark_of(path)) is None
+    Identities(memory).keep(str(path), mark_of(path), "made elsewhere")
+    assert Identities(memory).of(path) == "made elsewhere"
+    path.write_bytes(b"another")
+    assert Identities(memory).recall(str(path), mark_of(path)) is None

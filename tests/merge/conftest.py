@@ -1,18 +1,35 @@
 """Real diffusers and transformers classes at small size, as single files, and LoRAs for them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from merge import to_ldm
+from merge.keys import translate, unet_modules
+from merge.lora import LoraFile, open_loras
+from merge.shapes import unet_shape_of_diffusers
 
 SHAPES = {
     # Like the shipped tiny base: attention everywhere, one layer a block.
@@ -43,6 +60,28 @@ SHAPES = {
         "vae": (8, 16),
         "vae_layers": 3,
     },
+    # Like SDXL: three levels, no attention at the top, deeper ones below, two text encoders.
+    "sdxl": {
+        "block_out_channels": (8, 16, 24),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "use_linear_projection": True,
+        "vae": (8, 16),
+        "vae_layers": 1,
+        "text_2": 24,
+    },
+    # SDXL's kind in another size: two levels, one layer, attention everywhere, proj_in 1x1.
+    "sdxl_odd": {
+        "block_out_channels": (16, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+        "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "vae": (8, 8),
+        "vae_layers": 1,
+        "text_2": 32,
+    },
 }
 
 
@@ -55,6 +94,8 @@ class Tiny:
     unet: nn.Module
     vae: nn.Module
     text_encoder: nn.Module
+    text_encoder_2: nn.Module | None
+    """SDXL's; None for the others."""
 
 
 def _tokenizer(folder: Path) -> CLIPTokenizer:
@@ -69,12 +110,36 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def _text(cls: type[CLIPTextModel], tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
+    return cls(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=24,
+            projection_dim=width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
 def _build(name: str, root: Path) -> Tiny:
     shape = dict(SHAPES[name])
-    channels, layers = shape.pop("vae"), shape.pop("vae_layers")
+    channels, layers, width = shape.pop("vae"), shape.pop("vae_layers"), shape.pop("text_2", 0)
+    if width:
+        shape["addition_embed_type"] = "text_time"
+        shape["addition_time_embed_dim"] = 4
+        shape["projection_class_embeddings_input_dim"] = width + 6 * 4
     torch.manual_seed(sum(map(ord, name)))
     unet = UNet2DConditionModel(
-        sample_size=8, cross_attention_dim=16, attention_head_dim=2, norm_num_groups=8, **shape
+        sample_size=8,
+        cross_attention_dim=16 + width,
+        attention_head_dim=2,
+        norm_num_groups=8,
+        **shape,
     )
     vae = AutoencoderKL(
         block_out_channels=channels,
@@ -85,33 +150,28 @@ def _build(name: str, root: Path) -> Tiny:
         norm_num_groups=4,
     )
     tokenizer = _tokenizer(root / "tokenizer")
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=24,
-            projection_dim=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    for module in (unet, vae, text):
+    text = _text(CLIPTextModel, tokenizer, 16)
+    text_2 = _text(CLIPTextModelWithProjection, tokenizer, width) if width else None
+    for module in filter(None, (unet, vae, text, text_2)):
         module.half()
     scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
-    pipeline = StableDiffusionPipeline(
-        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-    )
+    if text_2 is None:
+        pipeline = StableDiffusionPipeline(
+            vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+        )
+    else:
+        pipeline = StableDiffusionXLPipeline(
+            vae, text, text_2, tokenizer, tokenizer, unet, scheduler, add_watermarker=False
+        )
     folder, file = root / "pipeline", root / "base.safetensors"
     pipeline.save_pretrained(folder)
-    tensors = to_ldm(unet.state_dict(), vae.state_dict(), text.state_dict())
+    states = [module.state_dict() for module in (unet, vae, text, text_2) if module is not None]
+    tensors = to_ldm(*states)
     tensors["v_pred"] = torch.empty(0)
     tensors["ztsnr"] = torch.empty(0)
     tensors["stranger.in_the_file"] = torch.arange(5)
     save_file(tensors, file, {"modelspec.title": "a base", "note": "kept", "format": "pt"})
-    return Tiny(folder, file, unet, vae, text)
+    return Tiny(folder, file, unet, vae, text, text_2)
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +204,16 @@ def factors(
     return up, down
 
 
+def sgm_names(base: Tiny) -> dict[str, str]:
+    """The UNet's modules in diffusers' names → the names that SDXL's single files have for them."""
+    blocks = unet_modules(unet_shape_of_diffusers(base.unet.state_dict()))
+    found = {}
+    for key in base.unet.state_dict():
+        module = key.rpartition(".")[0]
+        found[module] = translate(f"{module}.weight", blocks).removesuffix(".weight")
+    return found
+
+
 def kohya(
     base: Tiny,
     rank: int = 3,
@@ -151,21 +221,29 @@ def kohya(
     seed: int = 0,
     text: bool = True,
     every: int = 1,
+    convs: bool = True,
+    names: Callable[[str], str] = lambda module: module,
 ) -> dict[str, Tensor]:
-    """A LoRA over all linear and conv layers that kohya adapts (every n-th of them)."""
+    """A LoRA over all layers that kohya adapts (every n-th of them), the convs if asked for.
+
+    names: what the file calls a module of the UNet, such as `sgm_names(base).get`.
+    """
     generator = torch.Generator().manual_seed(seed)
-    skipped = ("conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2")
+    skipped = ("conv_in", "conv_out", "time_embedding", "add_embedding")
+    kinds = nn.Linear | nn.Conv2d if convs else nn.Linear
     layers = [
-        ("lora_unet_" + name.replace(".", "_"), module)
+        ("lora_unet_" + names(name).replace(".", "_"), module)
         for name, module in base.unet.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and name not in skipped
+        if isinstance(module, kinds) and not name.startswith(skipped)
     ]
     if text:
-        layers += [
-            ("lora_te_text_model_" + name.removeprefix("text_model.").replace(".", "_"), module)
-            for name, module in base.text_encoder.named_modules()
-            if isinstance(module, nn.Linear)
-        ]
+        first = "lora_te" if base.text_encoder_2 is None else "lora_te1"
+        for prefix, encoder in ((first, base.text_encoder), ("lora_te2", base.text_encoder_2)):
+            layers += [
+                (f"{prefix}_text_model_{name.removeprefix('text_model.').replace('.', '_')}", layer)
+                for name, layer in (encoder.named_modules() if encoder is not None else ())
+                if isinstance(layer, nn.Linear) and name != "text_projection"
+            ]
     tensors = {}
     for name, module in layers[::every]:
         up, down = factors(module.weight, rank, generator)
@@ -173,6 +251,12 @@ def kohya(
         if alpha is not None:
             tensors[f"{name}.alpha"] = torch.tensor(alpha)
     return tensors
+
+
+@pytest.fixture(scope="session")
+def sgm() -> Callable[[Tiny], dict[str, str]]:
+    """`sgm_names`, for `lora(base, names=sgm(base).get)`: as kohya names SDXL's layers."""
+    return sgm_names
 
 
 @pytest.fixture
@@ -185,3 +269,52 @@ def lora(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[..., AbstractContextManager[LoraFile]]:
+    """opened(tensors, metadata=None): an adapter file of them, open."""
+
+    @contextmanager
+    def run(
+        tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+    ) -> Iterator[LoraFile]:
+        path = tmp_path / "adapter.safetensors"
+        save_file(tensors, path, metadata)
+        with open_loras([path]) as (file,):
+            yield file
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[..., DiffusionPipeline]:
+    """diffusers' own loader: load(base), or load(base, another file of its kind, dtype)."""
+
+    def read(base: Tiny, file: Path | None = None, dtype: torch.dtype = torch.float16) -> Any:
+        sdxl = base.text_encoder_2 is not None
+        kind = StableDiffusionXLPipeline if sdxl else StableDiffusionPipeline
+        return kind.from_single_file(
+            file or base.file,
+            config=str(base.folder),
+            local_files_only=True,
+            torch_dtype=dtype,
+            **({} if sdxl else {"safety_checker": None}),
+        )
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def state() -> Callable[[Any], dict[str, Tensor]]:
+    """All weights of a pipeline, or of a Tiny, under COMPONENT.KEY."""
+
+    def collect(pipeline: Any) -> dict[str, Tensor]:
+        return {
+            f"{part}.{key}": value
+            for part in ("unet", "vae", "text_encoder", "text_encoder_2")
+            if getattr(pipeline, part, None) is not None
+            for key, value in getattr(pipeline, part).state_dict().items()
+        }
+
+    return collect

@@ -1,9 +1,44 @@
-"""Every Python block of merge/README.md runs, in order."""
+"""merge/README.md is true: its commands and its Python blocks run, and its table is the folder."""
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parents[2] / "merge" / "README.md"
+COMMANDS = re.findall(r"^urushi .+$", README.read_text().split("```sh")[1], re.MULTILINE)
+
+
+def test_there_are_ten_commands():
+    assert len(COMMANDS) == 10
+
+
+@pytest.fixture(scope="session")
+def bench(tiny, tmp_path_factory):
+    """A folder with what the commands name; they run in it in their order."""
+    place = tmp_path_factory.mktemp("bench")
+    base = tiny("sd15")
+    shutil.copy(base.file, place / "base.safetensors")
+    shutil.copytree(base.folder, place / "pipeline")
+    return place
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_commands_run(bench, tiny, lora, number):
+    base = tiny("sd15")
+    for name, seed in (("style", 0), ("other", 1)):
+        if not (bench / f"{name}.safetensors").exists():
+            shutil.copy(lora(base, name, seed=seed, rank=4), bench / f"{name}.safetensors")
+    words = shlex.split(COMMANDS[number])
+    words[0] = str(Path(sys.executable).with_name("urushi"))
+    ended = subprocess.run(words, cwd=bench, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    if "--out" in words:
+        assert (bench / words[words.index("--out") + 1]).exists()
 
 
 def test_blocks_run(base, lora, tmp_path, capsys):

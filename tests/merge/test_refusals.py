@@ -63,6 +63,8 @@ BROKEN = {
 @pytest.mark.parametrize("role", ["base", "lora"])
 def test_broken_files(base, lora, tmp_path, name, role):
     content, words = BROKEN[name]
+    if (name, role) == ("a pickle", "base"):
+        words = "or it is damaged; nothing in it was run"  # An honest one is read.
     broken, out = tmp_path / "broken.safetensors", tmp_path / "out.safetensors"
     broken.write_bytes(content)
     pair = (broken, lora(base)) if role == "base" else (base.file, broken)
@@ -270,10 +272,10 @@ def test_places(base, lora, tmp_path):
     cases = [
         (base.file, path, "overwrite"),
         (base.file, base.file, "overwrite"),
-        (base.folder, base.folder / "new", "overwrite"),
+        (base.folder, base.folder / "new", "one in the other"),
         (base.file, tmp_path / "folder", "is a folder"),
         (base.folder, base.file, "is a file"),
-        (base.file, path / "below", "overwrite"),
+        (base.file, path / "below", "one in the other"),
         (tmp_path / "none.safetensors", tmp_path / "o.safetensors", "no base checkpoint"),
         (tmp_path, tmp_path.parent / "o", "model_index.json"),
     ]
@@ -299,9 +301,6 @@ def test_folders_that_cannot_be_read(base, lora, tmp_path):
     (folder / "unet").mkdir(parents=True)
     (folder / "model_index.json").write_text("{}")
     with pytest.raises(MergeError, match="save_pretrained"):
-        merge(folder, [Addend(lora(base), 1.0)], tmp_path / "out")
-    (folder / "text_encoder_2").mkdir()
-    with pytest.raises(MergeError, match="SDXL"):
         merge(folder, [Addend(lora(base), 1.0)], tmp_path / "out")
 
 

@@ -11,6 +11,7 @@ import pytest
 from demo.drawings import draw, lacquer_scene
 from pipeline.artefacts.job import Job, load_job
 from pipeline.progress import Silent
+from pipeline.rounds.stage import parts
 from pipeline.stages import DATA_STAGES
 
 PICTURES = 24
@@ -98,3 +99,17 @@ def fresh_job(workshop: Path, tmp_path: Path) -> Callable[..., Job]:
         return load_job(recipe, tmp_path / "workspace")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """One undisturbed build with every round merged."""
+    root = tmp_path_factory.mktemp("finished")
+    recipe = workshop / "finished.toml"
+    text = (workshop / "build.toml").read_text()
+    recipe.write_text(text.replace("[rounds]\n", '[rounds]\ngate = "always"\nstrength = 0.5\n'))
+    shutil.copytree(workshop / "workspace", root / "workspace")
+    job = load_job(recipe, root / "workspace")
+    for part in parts(job):
+        part.run(job, Silent())
+    return job

@@ -48,19 +48,6 @@ def build(job: Job) -> Ledger:
     return read_ledger(job.folder.ledger)
 
 
-@pytest.fixture(scope="module")
-def finished(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """One undisturbed build with every round merged."""
-    root = tmp_path_factory.mktemp("finished")
-    recipe = workshop / "finished.toml"
-    text = (workshop / "build.toml").read_text()
-    recipe.write_text(text.replace("[rounds]\n", '[rounds]\ngate = "always"\nstrength = 0.5\n'))
-    shutil.copytree(workshop / "workspace", root / "workspace")
-    job = load_job(recipe, root / "workspace")
-    build(job)
-    return job
-
-
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

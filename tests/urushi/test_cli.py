@@ -19,6 +19,7 @@ WriteRecipe = Callable[..., Path]
 
 VERBS = [
     *("demo", "booru", "new", "check", "plan", "run", "status", "schema", "merge", "report"),
+    *("rebuild", "lora", "mix"),
     *(stage.name for stage in STAGES),
 ]
 
@@ -30,9 +31,21 @@ def test_help_lists_every_verb(urushi: Urushi) -> None:
     assert "..." not in shown.partition("Commands:")[2], "a verb's line was cut"
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_takes_a_workspace(urushi: Urushi, verb: str) -> None:
-    ended = urushi(verb, "--help")
+WITH_VERBS = {"lora": ("info", "resize", "extract", "concat", "convert")}
+"""Verbs that have verbs of their own."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (verb, *inner)
+        for verb in VERBS
+        for inner in ([(w,) for w in WITH_VERBS.get(verb, ())] or [()])
+    ],
+    ids=" ".join,
+)
+def test_every_verb_takes_a_workspace(urushi: Urushi, words: tuple[str, ...]) -> None:
+    ended = urushi(*words, "--help")
     assert ended.returncode == 0
     assert "--workspace" in ended.stdout and "URUSHI_WORKSPACE" in ended.stdout
 

@@ -1,0 +1,24 @@
+"""Arguments that many verbs take, as typer reads them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe's .toml file.", show_default=False)
+]
+Build = Annotated[
+    str,
+    typer.Argument(metavar="BUILD", help="A build's name, or its recipe.", show_default=False),
+]
+WorkspaceFolder = Annotated[
+    Path,
+    typer.Option(
+        "--workspace",
+        metavar="FOLDER",
+        envvar="URUSHI_WORKSPACE",
+        help="Where pictures, builds and everything between them lie.",
+    ),
+]
+WORKSPACE = Path("workspace")
