@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from demo.booru_api import Api
+from demo.booru_dialects import Dialects, Family
 from demo.booru_faults import FaultPlan, Hit, Kind, no_faults, spoil
 from demo.corpus import Corpus, Post, generate
 from pipeline.errors import RequestError, UrushiError
@@ -35,7 +36,13 @@ REFUSED_AGENTS = ("mozilla", "python-requests", "python-urllib", "python/", "aio
 class BooruServer:
     """A running server. `posts` and `files` may be changed between requests, as moderators do."""
 
-    def __init__(self, corpus: Corpus, faults: FaultPlan = no_faults) -> None:
+    def __init__(
+        self, corpus: Corpus, faults: FaultPlan = no_faults, family: Family = "danbooru"
+    ) -> None:
+        self.family: Family = family
+        self.account: tuple[str, str] | None = None
+        """The one that it knows: a name and a key."""
+        self.untold: set[str] = set()
         self.corpus = corpus
         self.posts: dict[int, Post] = {post.id: post for post in corpus.posts}
         self.files: dict[str, bytes] = dict(corpus.files)
@@ -57,6 +64,8 @@ class BooruServer:
             return await self._gate(request, handler)
 
         application = web.Application(middlewares=[gate])
+        if self.family != "danbooru":
+            application.add_routes(Dialects(self).routes())
         application.add_routes(Api(self).routes())
         return application
 
@@ -75,6 +84,9 @@ class BooruServer:
         self.most_files_at_once = max(self.most_files_at_once, self._files_now)
         try:
             fault = self.faults(hit)
+            if fault is not None and fault.whole:
+                # As a server that does not know what a range is.
+                request = request.clone(headers=_without_range(request))
             response = await handler(request)
             return response if fault is None else await spoil(request, response, fault)
         finally:
@@ -84,7 +96,8 @@ class BooruServer:
         kind, name = kind_and_name(request)
         self._seen[kind, name] += 1
         agent = request.headers.get("User-Agent", "")
-        hit = Hit(kind, name, self._seen[kind, name], request.path_qs, agent)
+        headers = {key.lower(): value for key, value in request.headers.items()}
+        hit = Hit(kind, name, self._seen[kind, name], request.path_qs, agent, headers)
         self.hits.append(hit)
         return hit
 
@@ -94,6 +107,17 @@ def kind_and_name(request: web.Request) -> tuple[Kind, str]:
     path = request.path
     if path.startswith("/original/"):
         return "file", path.rpartition("/")[2].partition(".")[0]
+    if path == "/index.php":
+        what: Kind = "tags" if request.query.get("s") == "tag" else "page"
+        return (
+            ("post", request.query["id"])
+            if "id" in request.query
+            else (what, request.query.get("tags", ""))
+        )
+    if path == "/post.json":
+        return "page", request.query.get("tags", "")
+    if path == "/post.xml":
+        return "count", request.query.get("tags", "")
     if path == "/posts.json":
         return "page", request.query.get("tags", "")
     if path.startswith("/posts/"):
@@ -103,6 +127,10 @@ def kind_and_name(request: web.Request) -> tuple[Kind, str]:
     if path == "/tags.json":
         return "tags", request.query_string
     return "other", path
+
+
+def _without_range(request: web.Request) -> dict[str, str]:
+    return {key: value for key, value in request.headers.items() if key.lower() != "range"}
 
 
 @cache
@@ -118,13 +146,14 @@ def running(
     *,
     corpus: Corpus | None = None,
     faults: FaultPlan = no_faults,
+    family: Family = "danbooru",
 ) -> Iterator[BooruServer]:
     """A booru in a thread of this process, stopped at the end. Port 0 takes a free one.
 
     Raises:
         RequestError: the port is taken or not allowed.
     """
-    server = BooruServer(_embedded() if corpus is None else corpus, faults)
+    server = BooruServer(_embedded() if corpus is None else corpus, faults, family)
     loop = asyncio.new_event_loop()
     ready: Future[int] = Future()
     stop = asyncio.Event()

@@ -1,6 +1,8 @@
 """The booru's answers: routes, parameters and their limits, as Danbooru has them."""
 
+import base64
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -30,6 +32,7 @@ class Booru(Protocol):
     url: str
     posts: dict[int, Post]
     files: dict[str, bytes]
+    account: tuple[str, str] | None
 
 
 class ApiError(Exception):
@@ -62,7 +65,7 @@ class Api:
 
         async def handler(request: web.Request) -> web.StreamResponse:
             try:
-                if "login" in request.query or "Authorization" in request.headers:
+                if "login" in request.query or self._is_unknown(request):
                     raise ApiError(401, "SessionLoader::AuthenticationFailure", "No accounts here.")
                 return _json(200, handle(request))
             except QueryError as error:
@@ -71,6 +74,11 @@ class Api:
                 return _json(error.status, _error(error.kind, str(error)))
 
         return handler
+
+    def _is_unknown(self, request: web.Request) -> bool:
+        """Whether a request names an account that there is not."""
+        sent = request.headers.get("Authorization")
+        return sent is not None and sent != basic(self._booru.account)
 
     def _list(self, request: web.Request) -> Any:
         if "md5" in request.query:
@@ -155,7 +163,14 @@ class Api:
         )
         if content is None or not shown:
             return web.Response(status=404, text="Not Found")
-        return web.Response(body=content, content_type=CONTENT_TYPES[extension])
+        return _ranged(request, content, md5, CONTENT_TYPES[extension])
+
+
+def basic(account: tuple[str, str] | None) -> str | None:
+    """The Authorization header of an account."""
+    if account is None:
+        return None
+    return "Basic " + base64.b64encode(":".join(account).encode()).decode()
 
 
 ORDERS: Mapping[str, Callable[[Post], tuple[int, int]]] = {
@@ -164,6 +179,20 @@ ORDERS: Mapping[str, Callable[[Post], tuple[int, int]]] = {
     "score": lambda post: (-post.score, -post.id),
     "score_asc": lambda post: (post.score, -post.id),
 }
+
+
+def _ranged(request: web.Request, content: bytes, md5: str, kind: str) -> web.Response:
+    """The file, or the rest of it where that is asked for and it is still the same file."""
+    etag = f'"{md5}"'
+    asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+    if asked is None or request.headers.get("If-Range", etag) != etag:
+        return web.Response(body=content, content_type=kind, headers={"ETag": etag})
+    start = int(asked[1])
+    if start >= len(content):
+        headers = {"Content-Range": f"bytes */{len(content)}"}
+        return web.Response(status=416, headers=headers)
+    headers = {"ETag": etag, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+    return web.Response(status=206, body=content[start:], content_type=kind, headers=headers)
 
 
 def _only(post: dict[str, Any], request: web.Request) -> dict[str, Any]:

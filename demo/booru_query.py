@@ -54,7 +54,7 @@ class Query:
         return all(test(post) for test in self.tests)
 
 
-def parse(text: str) -> Query:
+def parse(text: str, most_tags: int = TAG_LIMIT) -> Query:
     """The search that `text` means.
 
     Raises:
@@ -89,10 +89,10 @@ def parse(text: str) -> Query:
         else:
             test, paid = _tag(body), paid + 1
         tests.append(_not(test) if negated else test)
-    if paid > TAG_LIMIT:
+    if paid > most_tags:
         raise QueryError(
             "PostQuery::TagLimitError",
-            f"You cannot search for more than {TAG_LIMIT} tags at a time.",
+            f"You cannot search for more than {most_tags} tags at a time.",
         )
     return Query(tuple(tests), order, limit)
 

@@ -29,6 +29,7 @@ def print_check(recipe: Path, workspace: Path) -> None:
     silenced = _silenced(job)
     for _, dataset in job.datasets:
         _require_folder(dataset)
+        _require_search(dataset)
     base = [f"  base: {_base(job.build)}"] if job.build is not None else []
     print("\n".join([f"{recipe}: {_what(job)}", *base]))
     traps = [trap for trap in _traps(job) if trap.code not in silenced]
@@ -105,6 +106,16 @@ def _require_folder(dataset: DatasetRecipe) -> None:
             f"There is no folder {dataset.folder.path} ([folder].path of {dataset.name}). "
             "Paths in a recipe are meant from the recipe's own folder."
         )
+
+
+def _require_search(dataset: DatasetRecipe) -> None:
+    """Refuses a site, tags, ratings or lists of exclusions that a download would refuse."""
+    from pipeline.download.rules import exclusions
+    from pipeline.download.sites import dialect_of
+
+    exclusions(dataset.exclude)
+    if dataset.download is not None:
+        dialect_of(dataset.download.site).query(dataset.download)
 
 
 def _base(recipe: BuildRecipe) -> str:

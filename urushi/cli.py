@@ -142,11 +142,29 @@ def schema(
 
 
 @app.command()
-def download(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def download(
+    recipe: Recipe,
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="Ask for newer posts, and what became of the known ones."),
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every picture again; ask no site.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Read the search and say what it will take; fetch no file."),
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Draw N of the pictures into one sheet."),
+    ] = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
     """One stage: a booru query or a folder into originals."""
-    from urushi.run import run_stage
+    from urushi.download import download as run
 
-    run_stage("download", recipe, workspace)
+    run(recipe, workspace, refresh=refresh, verify=verify, dry_run=dry_run, sample=sample)
 
 
 @app.command()
@@ -290,6 +308,26 @@ def merge(
 
 app.command()(mix)
 app.add_typer(lora.app, name="lora")
+
+
+@app.command()
+def credits(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET", help="A dataset's name, or a recipe.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A .md, .csv or .json file.", show_default="print it"),
+    ] = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Who made the pictures of a dataset, with their sources."""
+    from urushi.credits import write_credits
+
+    write_credits(dataset, workspace, out)
 
 
 @app.command()

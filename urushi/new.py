@@ -18,6 +18,11 @@ contact = ""               # your user name or id there, so that its admins can 
 # host = "http://127.0.0.1:8642"    another address that speaks this site's API (`urushi booru`)
 # requests_per_second = 1.0         what Danbooru asks of programs
 # connections = 2                   files at the same time
+# least_score = 6                   leave out what fewer people liked
+
+# [exclude]                         never taken, whatever the search finds
+# artists = ["some_artist"]
+# files = ["do-not-train.txt"]      an md5 or an artist a line
 """
 
 FOLDER = """\

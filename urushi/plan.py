@@ -13,14 +13,13 @@ from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.receipts import done
 from pipeline.artefacts.records import ImageRecord, read_records
+from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
 from pipeline.models.layout import TEXT, VAE, configurations, read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
 from urushi.lora_size import lora_bytes
 from urushi.table import duration, size, table
 
-PAGE = 200
-"""Posts a request, Danbooru's most."""
 LATENT_FACTOR = 8
 """Pixels a latent's side, Stable Diffusion's."""
 LATENT_BYTES = 2 * 4 * 2
@@ -81,7 +80,7 @@ def print_plan(recipe: Path, workspace: Path) -> None:
     counts = {path: pictures(job, dataset) for path, dataset in job.datasets}
     print("Pictures")
     for path, dataset in job.datasets:
-        for line in _download_lines(dataset, counts[path]):
+        for line in _download_lines(dataset, counts[path], job.dataset_folder(dataset)):
             print(f"  {line}")
     if job.build is None:
         return
@@ -95,19 +94,28 @@ def print_plan(recipe: Path, workspace: Path) -> None:
         print(f"  {line}")
 
 
-def _download_lines(dataset: DatasetRecipe, count: Pictures) -> Iterator[str]:
+def _download_lines(
+    dataset: DatasetRecipe, count: Pictures, folder: DatasetFolder
+) -> Iterator[str]:
     if count.known:
         on_disk = f", {size(count.bytes)}" if count.bytes is not None else ""
         yield f"{dataset.name}: {count} pictures, downloaded{on_disk}"
     elif dataset.folder is not None:
         yield f"{dataset.name}: what is under {dataset.folder.path}; `urushi download` counts it"
     elif dataset.download is not None:
-        download = dataset.download
-        # Pages and files are paced apart, so the slower of the two decides.
-        requests = max(download.limit, -(-download.limit // PAGE))
+        from pipeline.download.outlook import before_it_began, outlook
+
+        pace = f"at {dataset.download.requests_per_second:g} requests a second at least"
+        known = outlook(dataset, folder)
+        if known is None:
+            yield f"{dataset.name}: {count} pictures; {pace} {duration(before_it_began(dataset))}"
+            return
+        found = f"{known.files:,}" if not known.most_to_come else f"≤{known.most:,}"
+        much = "" if known.bytes is None else f", about {size(known.bytes)}"
         yield (
-            f"{dataset.name}: {count} pictures; at {download.requests_per_second:g} requests a "
-            f"second at least {duration(requests / download.requests_per_second)} for all of them"
+            f"{dataset.name}: {found} pictures, {known.files - known.to_fetch:,} of them settled; "
+            f"{known.to_fetch + known.most_to_come:,} to go{much}, {pace} "
+            f"{duration(known.seconds)}"
         )
 
 

@@ -115,7 +115,8 @@ class _LineBar:
         rate = (self._done - self._first) / seconds if seconds > 0 else 0.0
         left = (self._total - self._done) / rate if rate > 0 else 0.0
         ahead = f", about {duration(left)} to go" if left >= 1 else ""
-        line = f"{self._what}: {self._done}/{self._total} {self._unit}{share}{ahead}{note}"
+        pace = f", {rate:.3g} {self._unit}/s" if rate > 0 else ""
+        line = f"{self._what}: {self._done}/{self._total} {self._unit}{share}{pace}{ahead}{note}"
         with suppress(OSError):
             print(line, file=self._stream, flush=True)
 

@@ -28,8 +28,6 @@ CODES = (
 
 DANBOORU_TAGS = 2
 """Tags per query without an account; ratings and other free metatags do not count."""
-DANBOORU_REQUESTS = 10.0
-"""Its documented ceiling, requests per second."""
 FREE_METATAGS = frozenset(
     (
         *("age", "child", "date", "downvotes", "duration", "embedded", "favcount", "filesize"),
@@ -93,28 +91,32 @@ def dataset_traps(dataset: DatasetRecipe) -> Iterator[Trap]:
 
 
 def _public_site(dataset: DatasetRecipe) -> Iterator[Trap]:
+    from pipeline.download.sites import dialect_of
+
     download, at = dataset.download, f"of {dataset.name}"
     if download is None:
         return
+    dialect = dialect_of(download.site)
     if not download.contact:
         yield Trap(
             "contact",
             f"[download].contact {at} is empty. The site's admins ask programs for a user name or "
             "id in the User-Agent, and block those that they cannot reach.",
         )
-    if download.requests_per_second > DANBOORU_REQUESTS:
+    if download.requests_per_second > dialect.most_per_second:
         yield Trap(
             "request-rate",
-            f"[download].requests_per_second {at} is {download.requests_per_second:g}; Danbooru "
-            f"allows {DANBOORU_REQUESTS:g} and asks for about 1.",
+            f"[download].requests_per_second {at} is {download.requests_per_second:g}; "
+            f"{dialect.domains[0]} allows {dialect.most_per_second:g} and asks for about 1.",
         )
     words = download.tags.split()
     counted = [w for w in words if w.lstrip("-").partition(":")[0] not in FREE_METATAGS]
-    if len(counted) > DANBOORU_TAGS:
+    if download.site == "danbooru" and len(counted) > DANBOORU_TAGS:
         yield Trap(
             "query-tags",
-            f"[download].tags {at} has {len(counted)} tags ({', '.join(counted)}); without an "
-            f"account Danbooru takes {DANBOORU_TAGS}, not counting rating: and other free ones.",
+            f"[download].tags {at} has {len(counted)} tags ({', '.join(counted)}); Danbooru takes "
+            f"{DANBOORU_TAGS}, not counting rating: and other free ones. The others are looked for "
+            "here, so that more pages are read than are needed.",
         )
 
 

@@ -5,8 +5,9 @@ stand. How fast or from which address pictures are fetched changes nothing.
 """
 
 from pathlib import Path
+from typing import Any
 
-from pipeline.artefacts.identity import Identities, fingerprint
+from pipeline.artefacts.identity import Identities, digest_bytes, fingerprint
 from pipeline.artefacts.receipts import Receipt, done
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
@@ -31,17 +32,41 @@ TAGGER_FILES = ("model.onnx", "selected_tags.csv")
 CAPTIONS_FILE = "captions.jsonl"
 INDEX_FILE = "index.jsonl"
 FAILURES_FILE = "failures.jsonl"
+ALIKE_FILE = "alike.jsonl"
+"""Groups of pictures that look alike, for a person to judge; no stage reads it."""
 
 
 def download_fingerprint(dataset: DatasetRecipe) -> str:
-    """Of the question: site, query, ratings and limit, or the folder; not how it is fetched."""
+    """Of the question: site, query, ratings, limit and what is excluded, or the folder; not how it
+    is fetched.
+
+    Raises:
+        RequestError: a list in [exclude].files cannot be read.
+    """
+    asked: dict[str, Any] = {}
     if dataset.folder is not None:
         asked = {"folder": str(dataset.folder.path)}
+        asked |= dataset.folder.model_dump(include={"most_pixels"}, exclude_defaults=True)
     elif dataset.download is not None:
         asked = dataset.download.model_dump(
             mode="json", include={"site", "tags", "ratings", "limit"}
         )
+        asked |= dataset.download.model_dump(
+            include={"least_score", "most_pixels"}, exclude_defaults=True
+        )
+    if excluded := dataset.exclude.model_dump(mode="json", exclude_defaults=True):
+        asked["exclude"] = excluded | {"files": [_digest(path) for path in dataset.exclude.files]}
     return fingerprint(stage="download", version=VERSIONS["download"], asked=asked)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_bytes(path.read_bytes())
+    except OSError as error:
+        raise RequestError(
+            f"The list {path} of [exclude].files cannot be read: {error.strerror}. Put it there, "
+            "or take it out of the recipe."
+        ) from error
 
 
 def images_receipt(folder: DatasetFolder, dataset: DatasetRecipe) -> Receipt:

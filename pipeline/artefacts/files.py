@@ -145,10 +145,13 @@ def read_json(path: Path) -> Any:
 
 def sweep(folder: Path) -> None:
     """Removes temporary files that a killed process left in `folder` and below. Hold its lock."""
-    if folder.is_dir():
-        for leftover in folder.rglob(f".*{TEMPORARY}"):
-            if not _is_being_written(leftover):
-                remove(leftover)
+    # os.walk: a dataset of fifty thousand pictures has as many folders, and runs often begin.
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if name.startswith(".") and name.endswith(TEMPORARY):
+                leftover = Path(place, name)
+                if not _is_being_written(leftover):
+                    remove(leftover)
 
 
 def _is_being_written(temporary: Path) -> bool:

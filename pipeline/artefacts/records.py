@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.artefacts.files import write_bytes
+from pipeline.artefacts.files import atomic
 from pipeline.errors import UrushiError
 
 
@@ -33,7 +33,8 @@ class ImageRecord(Record):
     created_at: str = ""
     """UTC, ISO 8601, when it was posted; "" where the source does not say."""
     scored_at: str = ""
-    """UTC, ISO 8601, when its score was read."""
+    """UTC, ISO 8601, when its score was read; a month after it was posted, if that came first; ""
+    where the source does not say when it was posted."""
 
 
 class CaptionRecord(Record):
@@ -93,9 +94,10 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Writes one JSON object a line, atomically."""
-    lines = "".join(record.model_dump_json() + "\n" for record in records)
-    write_bytes(path, lines.encode())
+    """Writes one JSON object a line, atomically, as `records` gives them: none is kept."""
+    with atomic(path) as temporary, open(temporary, "wb") as handle:
+        for record in records:
+            handle.write(record.model_dump_json().encode() + b"\n")
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:

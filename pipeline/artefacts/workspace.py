@@ -25,7 +25,17 @@ class DatasetFolder:
 
     def original(self, md5: str, extension: str) -> Path:
         """originals/ab/cd/MD5.ext."""
-        return self.originals / md5[:2] / md5[2:4] / f"{md5}.{extension}"
+        return Path(self.originals, md5[:2], md5[2:4], f"{md5}.{extension}")
+
+    @property
+    def parts(self) -> Path:
+        """Originals that have come in part, by md5: the next run asks for the rest."""
+        return self.root / "parts"
+
+    @property
+    def quarantine(self) -> Path:
+        """Files that came whole, twice alike, and are not what their posts promise. Never read."""
+        return self.root / "quarantine"
 
     @property
     def images(self) -> Path:

@@ -1,27 +1,37 @@
 """A [download] recipe into images/: a search into the store, its files onto the disk, records.
 
 Nothing is done twice. Pages go into the store with the cursor behind them, files under the name of
-their md5; whatever a killed run left is where the next one goes on.
+their md5; whatever a killed run left is where the next one goes on. What is taken of it all is
+decided anew at every export.
 """
 
 import random
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.crawl import crawl
-from pipeline.download.images import merged_tags, write_images
-from pipeline.download.originals import Originals
-from pipeline.download.pace import Pace
+from pipeline.download.breaker import Breaker
+from pipeline.download.choice import Choice, Facts
+from pipeline.download.crawl import Reader, crawl
+from pipeline.download.examine import Examiner, examine_all
+from pipeline.download.images import Export, merged_tags, write_images
+from pipeline.download.moments import scored_at
+from pipeline.download.originals import Originals, Todo
+from pipeline.download.pace import shared_pace
 from pipeline.download.pages import Pages
 from pipeline.download.patience import Patience
-from pipeline.download.posts import Malformed, Post
+from pipeline.download.rules import Rules, rules_of
 from pipeline.download.sites import Site, site_of
-from pipeline.download.store import Crawl, Store, Wanted
+from pipeline.download.store import Crawl, Store
+from pipeline.download.turns import shared_folder
 from pipeline.errors import UrushiError
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe
@@ -29,30 +39,68 @@ from pipeline.recipe.dataset import Download
 
 MOST_ROUNDS = 10
 """Of reading the search and settling its files. Where posts change meanwhile, one is not enough."""
+UNTOLD_FILE = "refused: the kinds of its tags are not known"
+DIGEST = re.compile("(?<= )[0-9a-f]{32}")
+"""What is of one file alone in a reason."""
 
 
-def from_booru(
-    dataset: DatasetRecipe,
-    asked: Download,
-    folder: DatasetFolder,
-    progress: Progress,
-    patience: Patience,
-) -> Receipt:
-    """Downloads `asked` into `folder`, whose lock is held.
+@dataclass(frozen=True)
+class Visit:
+    """A site that is being asked, and what is known of it: all that a download works with."""
+
+    dataset: DatasetRecipe
+    asked: Download
+    rules: Rules
+    folder: DatasetFolder
+    site: Site
+    store: Store
+    pages: Pages
+    originals: Originals
+    progress: Progress
+
+    @property
+    def what(self) -> str:
+        """The bars' name."""
+        return f"download {self.dataset.name}"
+
+    def read(self) -> Crawl:
+        """The search, read until its limit is known or no post is left. Raises as crawl."""
+        return crawl(
+            self.store,
+            self.pages,
+            self.site.dialect,
+            self.asked,
+            self.rules,
+            self.progress,
+            self.what,
+        )
+
+    def choose(self, state: Crawl) -> tuple[Choice, Todo]:
+        """The files of a search as its posts are now, and what of them is still to come."""
+        choice = Choice(self.store, state, self.rules)
+        return choice, self.originals.todo(choice.wanted())
+
+
+@contextmanager
+def visiting(
+    dataset: DatasetRecipe, folder: DatasetFolder, progress: Progress, patience: Patience
+) -> Iterator[Visit]:
+    """The site of `dataset`'s [download], ready to be asked. The folder's lock is held.
 
     Raises:
-        RequestError: no posts, or a search, contact or workspace that cannot be used.
-        UrushiError: the site is down or keeps failing, or not one file could be had.
-        DiskFullError: there is no room.
+        RequestError: a search, contact, exclusion list or workspace that cannot be used.
+        UrushiError: the store cannot be read.
     """
-    began = time.monotonic()
+    asked = dataset.download
+    assert asked is not None
+    rules = rules_of(dataset)
     site = site_of(asked)
     rng = random.Random()
-    what = f"download {dataset.name}"
-    pace = Pace(asked.requests_per_second)
+    breaker = Breaker(patience, progress.say, rng)
+    pace = shared_pace(shared_folder(), site.host, "api", asked.requests_per_second)
     with (
         Store(folder.posts, asked.site) as store,
-        Pages(site, pace, patience, progress.say, rng) as pages,
+        Pages(site, pace, patience, breaker, progress.say, rng) as pages,
     ):
         originals = Originals(
             store,
@@ -60,88 +108,128 @@ def from_booru(
             site,
             asked,
             patience,
-            lambda post_id: _ask_again(pages, site, post_id),
+            breaker,
+            Reader(pages, site.dialect, "").one,
             progress.say,
             rng,
         )
-        for _ in range(MOST_ROUNDS):
-            state = crawl(store, pages, site.dialect, asked, progress, what)
-            wanted = store.wanted(state, asked.ratings, asked.limit)
-            todo = originals.unsettled(wanted)
-            if not todo:
-                break
-            with progress.bar(what, len(wanted), "pictures", len(wanted) - len(todo)) as bar:
-                originals.settle(todo, bar)
-        else:
-            raise UrushiError(
-                f"{site.address} changes its posts more quickly than they can be read. Run the "
-                "same command again to go on."
-            )
-        images = list(_records(store, state, asked, wanted, folder))
-        failures = list(_failures(store, state, asked, wanted))
-    if not images:
+        yield Visit(dataset, asked, rules, folder, site, store, pages, originals, progress)
+
+
+def from_booru(visit: Visit) -> Receipt:
+    """Downloads what `visit` asks for and writes its images.
+
+    Raises:
+        RequestError: no posts, or a search or workspace that cannot be used.
+        UrushiError: the site is down or keeps failing, or not one file could be had.
+        DiskFullError: there is no room.
+    """
+    began = time.monotonic()
+    choice = _settled(visit, Examiner(visit.store, visit.folder, visit.rules.most_pixels))
+    choice.log()
+    doubles = choice.doubles()
+    failures = list(_failures(visit, choice, doubles))
+    kept = [seen for _, _, seen in choice.here() if seen.md5 not in doubles]
+    if not kept:
         reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
+        left = "; ".join(f"{count} {why}" for why, count in choice.left.items())
         raise UrushiError(
-            f"Not one of the {len(failures)} pictures that {site.address} has for "
-            f"[download].tags = {asked.tags!r} could be had: {reasons}."
+            f"Not one picture that {visit.site.address} has for [download].tags = "
+            f"{visit.asked.tags!r} could be had: {reasons or left}."
         )
     return write_images(
-        folder,
-        download_fingerprint(dataset),
-        images,
-        failures,
-        inputs={"address": site.address, "query": site.dialect.query(asked)},
+        visit.folder,
+        download_fingerprint(visit.dataset),
+        Export(_records(visit, choice, doubles), failures, kept, _left(choice, failures)),
+        inputs={"address": visit.site.address, "query": visit.site.dialect.query(visit.asked).key},
         seconds=time.monotonic() - began,
     )
 
 
-def _ask_again(pages: Pages, site: Site, post_id: int) -> Post | None:
-    for last in (False, True):
-        content = pages.ask(site.dialect.post(post_id))
-        try:
-            return None if content is None else site.dialect.read_post(content)
-        except Malformed as error:
-            if last:
-                raise UrushiError(
-                    f"{site.address} gives no readable post {post_id}: {error}."
-                ) from error
-    return None
+def _settled(visit: Visit, examiner: Examiner) -> Choice:
+    """The choice of files, each of which has come to its end."""
+    for _ in range(MOST_ROUNDS):
+        choice, todo = visit.choose(visit.read())
+        if todo.files:
+            done = choice.count - todo.files
+            with visit.progress.bar(visit.what, choice.count, "pictures", done) as bar:
+                visit.originals.settle(choice.wanted(), todo, bar, examiner)
+        # What an earlier run left, killed between a file and the look at it.
+        examine_all(examiner, choice.wanted(), visit.progress, visit.what)
+        if not todo.files:
+            return choice
+    raise UrushiError(
+        f"{visit.site.address} changes its posts more quickly than they can be read. Run the same "
+        "command again to go on."
+    )
 
 
-def _records(
-    store: Store, state: Crawl, asked: Download, wanted: list[Wanted], folder: DatasetFolder
-) -> Iterator[ImageRecord]:
-    """One record a picture: the oldest post's facts, the tags of all its posts."""
-    here = {item.md5: item for item in wanted if item.state == "have"}
-    for md5, group in groupby(store.facts(state, asked.ratings), key=lambda facts: facts.md5):
-        posts = list(group)
-        item = here.get(md5)
-        if item is None or item.extension is None:
+def _records(visit: Visit, choice: Choice, doubles: dict[str, str]) -> Iterator[ImageRecord]:
+    """One record a picture: the oldest post's facts, the tags of all its posts and doubles."""
+    twins: dict[str, list[str]] = {}
+    for md5, first in doubles.items():
+        twins.setdefault(first, []).append(md5)
+    root = f"{visit.folder.root.as_posix()}/"
+    here = ((seen.md5, extension) for extension, _, seen in choice.here())
+    md5, extension = next(here)
+    for posted, group in groupby(choice.facts(), key=lambda facts: facts.md5):
+        # Both go by rising md5, and every file that is here has its posts.
+        if posted != md5:
             continue
-        oldest = posts[0]
-        path = folder.original(md5, item.extension)
-        yield ImageRecord(
-            md5=md5,
-            path=path.relative_to(folder.root).as_posix(),
-            width=oldest.size.width,
-            height=oldest.size.height,
-            tags=merged_tags(post.tags for post in posts),
-            score=oldest.score,
-            rating=oldest.rating,
-            source=f"{asked.site}:{oldest.post_id}",
-        )
+        posts = list(group)
+        if md5 not in doubles:
+            also = [facts for twin in twins.get(md5, ()) for facts in choice.facts(twin)]
+            path = visit.folder.original(md5, extension).as_posix().removeprefix(root)
+            yield _record(visit.store.site, path, posts, also)
+        md5, extension = next(here, ("", ""))
 
 
-def _failures(
-    store: Store, state: Crawl, asked: Download, wanted: list[Wanted]
-) -> Iterator[Failure]:
+def _record(site: str, path: str, posts: list[Facts], also: list[Facts]) -> ImageRecord:
+    oldest = posts[0]
+    return ImageRecord(
+        md5=oldest.md5,
+        path=path,
+        width=oldest.size.width,
+        height=oldest.size.height,
+        tags=merged_tags(post.tags for post in (*posts, *also)),
+        score=oldest.score,
+        rating=oldest.rating,
+        source=f"{site}:{oldest.post_id}",
+        created_at=oldest.created_at,
+        scored_at=scored_at(oldest.created_at, oldest.fetched_at),
+    )
+
+
+def _failures(visit: Visit, choice: Choice, doubles: dict[str, str]) -> Iterator[Failure]:
     """What should have come and could not: files by md5, hidden posts without one."""
-    for item in wanted:
+    site = visit.store.site
+    for item in choice.wanted():
         if item.state != "have":
-            reason = f"{asked.site}:{item.post_id} {item.state}: {item.reason}"
+            reason = f"{site}:{item.post_id} {item.state}: {item.reason}"
             yield Failure(md5=item.md5, reason=reason)
-    oldest = min((item.post_id for item in wanted), default=0)
-    for post_id in store.hidden(state, asked.ratings, oldest if len(wanted) >= asked.limit else 0):
+        elif item.md5 in doubles:
+            reason = f"{site}:{item.post_id} double: its pixels are those of {doubles[item.md5]}"
+            yield Failure(md5=item.md5, reason=reason)
+    for post_id in choice.hidden():
+        yield Failure(md5="", reason=f"{site}:{post_id} hidden: the site does not show its file")
+    for post_id, md5 in choice.untold():
         yield Failure(
-            md5="", reason=f"{asked.site}:{post_id} hidden: the site does not show its file"
+            md5=md5,
+            reason=f"{site}:{post_id} {UNTOLD_FILE}, so that an artist's name could come into its "
+            "caption",
         )
+
+
+def _left(choice: Choice, failures: list[Failure]) -> dict[str, int]:
+    """Every reason once, with how many it kept out: of posts by the rules, then of files."""
+    reasons = Counter(choice.left)
+    for failure in failures:
+        _, _, reason = failure.reason.partition(" ")
+        if failure.md5 and not reason.startswith(UNTOLD_FILE):
+            reasons[summed_up(reason)] += 1
+    return dict(reasons)
+
+
+def summed_up(reason: str) -> str:
+    """A reason without what is of one file alone, so that equal ones can be counted."""
+    return re.split(r"[;(]", DIGEST.sub("…", reason))[0].strip()

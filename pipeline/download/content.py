@@ -1,7 +1,7 @@
 """Bytes on disk into a verdict: a still picture that decodes to its last row, or why it is not one.
 
 The type is told by the first bytes alone; names and headers lie. Nothing is decoded before its
-size is known to be bearable.
+size is known to be bearable. `glance` reads the header and costs nothing; `examine` decodes.
 """
 
 from collections.abc import Callable
@@ -9,17 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 from PIL.ImageFile import ImageFile
 
+from pipeline.download.likeness import Looks, looks
 from pipeline.recipe.size import Size
 
 EXTENSIONS = ("jpg", "png", "webp")
 """What is taken from boorus, by its magic bytes."""
 FOLDER_EXTENSIONS = (*EXTENSIONS, "bmp", "gif")
 
-MOST_PIXELS = 120_000_000
-"""Larger pictures are refused: as RGBA they would take half a gigabyte each to decode."""
 ORIENTATION = 0x0112
 """The EXIF tag; from 5 on, width and height change places."""
 
@@ -59,13 +66,65 @@ FORMATS = (
 )
 
 
-def check(path: Path, extensions: tuple[str, ...]) -> Picture:
-    """The picture in `path`, decoded once to see that all of it is there.
+def glance(path: Path, extensions: tuple[str, ...], most_pixels: int) -> Picture:
+    """What the first bytes and the header of `path` say; nothing is decoded.
 
     Raises:
-        Unusable: empty, of no such type, animated, too large, cut off or damaged.
+        Unusable: empty, of no such type, animated, or of more pixels than `most_pixels`.
         OSError: the file cannot be read at all.
     """
+    found = _format(path, extensions)
+    try:
+        with open(path, "rb") as handle:
+            size = _measure(found.opener(handle), most_pixels)
+    except Exception as error:
+        raise _as_unusable(error) from error
+    return Picture(found.extension, size)
+
+
+def examine(path: Path, extensions: tuple[str, ...], most_pixels: int) -> tuple[Picture, Looks]:
+    """The picture in `path`, decoded once to see that all of it is there, and how it looks.
+
+    Raises:
+        Unusable: as of `glance`, and what is cut off or damaged.
+        OSError: the file cannot be read at all.
+    """
+    picture = glance(path, extensions, most_pixels)
+    found = _format(path, extensions)
+    try:
+        # verify() checks what the format has of checksums and spoils the object for decoding.
+        with open(path, "rb") as handle:
+            found.opener(handle).verify()
+        with open(path, "rb") as handle:
+            image = found.opener(handle)
+            image.load()
+        return picture, looks(image)
+    except Exception as error:
+        raise _as_unusable(error) from error
+
+
+def thumbnail(path: Path, extensions: tuple[str, ...], most_pixels: int, side: int) -> Image.Image:
+    """The picture in `path` as RGB within `side` by `side` pixels, turned as it is looked at.
+
+    Raises:
+        Unusable, OSError: as of `examine`.
+    """
+    found = _format(path, extensions)
+    glance(path, extensions, most_pixels)
+    try:
+        with open(path, "rb") as handle:
+            image = found.opener(handle)
+            image.draft("RGB", (side, side))
+            image.load()
+        turned = ImageOps.exif_transpose(image).convert("RGBA")
+        turned.thumbnail((side, side))
+        paper = Image.new("RGBA", turned.size, "white")
+        return Image.alpha_composite(paper, turned).convert("RGB")
+    except Exception as error:
+        raise _as_unusable(error) from error
+
+
+def _format(path: Path, extensions: tuple[str, ...]) -> _Format:
     with open(path, "rb") as handle:
         head = handle.read(16)
     found = next((f for f in FORMATS if f.extension in extensions and f.is_one(head)), None)
@@ -73,29 +132,22 @@ def check(path: Path, extensions: tuple[str, ...]) -> Picture:
         if not head:
             raise Unusable("the file is empty")
         raise Unusable(f"its bytes are not one of {', '.join(extensions)}")
-    try:
-        # verify() checks what the format has of checksums and spoils the object for decoding.
-        with open(path, "rb") as handle:
-            size = _measure(found.opener(handle))
-        with open(path, "rb") as handle:
-            found.opener(handle).verify()
-        with open(path, "rb") as handle:
-            found.opener(handle).load()
-    except (Unusable, MemoryError):
-        raise
-    except Exception as error:  # A decoder may raise anything over hostile bytes: one item's row.
-        raise Unusable(f"it does not decode: {error}") from error
-    return Picture(found.extension, size)
+    return found
 
 
-def _measure(image: ImageFile) -> Size:
+def _as_unusable(error: Exception) -> Exception:
+    """A decoder may raise anything over hostile bytes, which is one item's row; not so our own."""
+    if isinstance(error, Unusable | MemoryError):
+        return error
+    return Unusable(f"it does not decode: {error}")
+
+
+def _measure(image: ImageFile, most_pixels: int) -> Size:
     width, height = image.size
     if width < 1 or height < 1:
         raise Unusable("it has no pixels")
-    if width * height > MOST_PIXELS:
-        raise Unusable(
-            f"{width}x{height} pixels are more than the {MOST_PIXELS:,} that are decoded"
-        )
+    if width * height > most_pixels:
+        raise Unusable(f"{width}x{height} pixels are more than the {most_pixels:,} of most_pixels")
     if getattr(image, "n_frames", 1) > 1:
         raise Unusable("it is animated")
     return Size(height, width) if _lies_on_its_side(image) else Size(width, height)
@@ -103,6 +155,7 @@ def _measure(image: ImageFile) -> Size:
 
 def _lies_on_its_side(image: ImageFile) -> bool:
     try:
-        return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        # Image's own: PNG's would decode all of it to find a chunk at the end.
+        return Image.Image.getexif(image).get(ORIENTATION, 1) in (5, 6, 7, 8)
     except Exception:  # noqa: BLE001 - damaged EXIF raises anything; the pixels may be sound.
         return False

@@ -1,52 +1,68 @@
 """Danbooru's JSON (danbooru.donmai.us and sites that run its code) into posts.
 
 Facts relied upon: metatags such as rating: and filetype: are free, so the site does the filtering;
-pages are limited to 200 posts and a cursor `b<ID>` goes as deep as there are posts, always by
-falling id; a post that is not for us lacks `md5` and `file_url`; a deleted one is listed unless
-the search says otherwise.
+a visitor may search for two tags, so further ones are sifted here; pages are limited to 200 posts
+and a cursor `b<ID>` goes as deep as there are posts, always by falling id; `a<ID>` takes the lowest
+ids above and shows them newest first all the same; a post that is not for us lacks `md5` and
+`file_url`; a deleted one is listed unless the search says otherwise.
 """
 
-import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
+from pipeline.download import fields
 from pipeline.download.content import EXTENSIONS
-from pipeline.download.posts import CATEGORIES, Malformed, Post, Question, Status
-from pipeline.errors import RequestError
+from pipeline.download.posts import CATEGORIES, Account, Malformed, Post, Question, Status
+from pipeline.download.terms import Search, split, terms_of
 from pipeline.recipe.dataset import Download
-from pipeline.recipe.size import Size
 
 PER_PAGE = 200
+MOST_TAGS = 2
 RATINGS = {"g": "general", "s": "sensitive", "q": "questionable", "e": "explicit"}
 LETTERS = {word: letter for letter, word in RATINGS.items()}
-WITHOUT_EFFECT = re.compile(r"(?:^|\s)-?(order|ordfav|ordpool|limit|random):", re.IGNORECASE)
+FREE = re.compile(
+    "-?(status|rating|limit|is|id|age|date|filesize|filetype|parent|child|md5|width|height|duration"
+    "|mpixels|ratio|score|upvotes|downvotes|favcount|embedded|tagcount|pixiv|pixiv_id):",
+    re.IGNORECASE,
+)
 
 
 class Danbooru:
-    """The dialect."""
+    """The dialect of one site that runs Danbooru."""
 
-    site = "danbooru"
-    address = "https://danbooru.donmai.us"
-    domain = "donmai.us"
+    per_page = PER_PAGE
+    most_ids = PER_PAGE
     most_per_second = 10.0
+    empty_pages = 1
+    account = Account(("login", "api_key"))
 
-    def query(self, asked: Download) -> str:
-        useless = WITHOUT_EFFECT.search(asked.tags)
-        if useless:
-            raise RequestError(
-                f"[download].tags has {useless[1]}:, which a crawl by id cannot obey. Remove it: "
-                "pictures come newest first, and [download].limit says how many."
-            )
+    def __init__(self, site: str, address: str, *domains: str) -> None:
+        self.site = site
+        self.address = address
+        self.domains = domains
+
+    def query(self, asked: Download) -> Search:
+        terms, rest = split(terms_of(asked.tags), MOST_TAGS, lambda term: bool(FREE.match(term)))
         letters = ",".join(LETTERS[rating] for rating in asked.ratings)
         types = ",".join(EXTENSIONS)
-        tags = " ".join(asked.tags.split())
-        return f"{tags} rating:{letters} -status:deleted filetype:{types}"
+        filters = f"rating:{letters} -status:deleted filetype:{types}"
+        return Search(" ".join((*terms, filters)), rest)
 
-    def page(self, query: str, cursor: int | None) -> Question:
-        parameters = {"tags": query, "limit": str(PER_PAGE)}
+    def page(self, query: str, cursor: int | None, floor: int | None = None) -> Question:
+        tags = query if floor is None else f"{query} id:>={floor}".strip()
+        parameters = {"tags": tags, "limit": str(PER_PAGE)}
         if cursor is not None:
             parameters["page"] = f"b{cursor}"
         return Question("/posts.json", parameters)
+
+    def page_after(self, query: str, cursor: int) -> Question:
+        parameters = {"tags": query, "limit": str(PER_PAGE), "page": f"a{cursor}"}
+        return Question("/posts.json", parameters)
+
+    def by_ids(self, identifiers: Sequence[int]) -> Question:
+        listed = ",".join(map(str, identifiers))
+        return Question("/posts.json", {"tags": f"id:{listed}", "limit": str(PER_PAGE)})
 
     def read_page(self, content: Any) -> list[Post]:
         if not isinstance(content, list):
@@ -69,35 +85,39 @@ class Danbooru:
     def read_post(self, content: Any) -> Post:
         if not isinstance(content, dict):
             raise Malformed("a post is not an object")
-        identifier = _whole(content, "id")
-        if identifier is None or identifier <= 0:
-            raise Malformed("a post has no id")
-        md5 = str(content.get("md5") or "").strip().lower()
+        tags = {category: _tags(content, category) for category in CATEGORIES}
+        kind = fields.extension(fields.text(content, "file_ext"))
+        asset = content.get("media_asset")
+        asset = asset if isinstance(asset, dict) else {}
         return Post(
             site=self.site,
-            id=identifier,
-            md5=md5 if re.fullmatch("[0-9a-f]{32}", md5) else None,
-            extension=str(content.get("file_ext") or "").lower().replace("jpeg", "jpg"),
-            bytes=_whole(content, "file_size"),
-            size=Size(_whole(content, "image_width") or 0, _whole(content, "image_height") or 0),
-            rating=RATINGS.get(str(content.get("rating")), "unknown"),
-            score=_whole(content, "score"),
+            id=fields.identifier(content),
+            md5=fields.digest(content.get("md5")),
+            extension=kind,
+            bytes=fields.whole(content, "file_size"),
+            size=fields.size(content, "image_width", "image_height"),
+            rating=RATINGS.get(fields.text(content, "rating"), "unknown"),
+            score=fields.whole(content, "score"),
             status=_status(content),
-            file_url=str(content.get("file_url") or "") or None,
-            source_url=str(content.get("source") or ""),
-            parent_id=_whole(content, "parent_id"),
-            created_at=str(content.get("created_at") or ""),
-            tags={category: _tags(content, category) for category in CATEGORIES},
-            raw=json.dumps(content, ensure_ascii=False, separators=(",", ":")),
+            file_url=fields.text(content, "file_url") or None,
+            source_url=fields.text(content, "source"),
+            parent_id=fields.whole(content, "parent_id"),
+            created_at=fields.moment(content.get("created_at")),
+            tags=tags,
+            raw=fields.raw(content),
+            uploader=str(fields.whole(content, "uploader_id") or ""),
+            pixel_hash=fields.digest(asset.get("pixel_hash")),
+            animated=bool(asset.get("duration")) or fields.moves(kind, tags["meta"]),
         )
+
+    def tags(self, names: Sequence[str]) -> None:
+        return None
+
+    def read_tags(self, content: Any) -> dict[str, str]:
+        return {}
 
     def complaint(self, content: Any) -> str:
         return str(content.get("message") or "") if isinstance(content, dict) else ""
-
-
-def _whole(content: dict[str, Any], key: str) -> int | None:
-    value = content.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _tags(content: dict[str, Any], category: str) -> tuple[str, ...]:

@@ -1,26 +1,31 @@
-"""One file over HTTP into its place: streamed to a temporary name, hashed, checked, renamed.
+"""One file over HTTP into a part: streamed, hashed on the way, and judged by its md5.
 
-The md5 that the post states is the judge. What it does not cover is checked too: that the bytes
-are a still picture of a known type that decodes to its end (some were cut off before their upload).
+A part outlives a stop or a kill, and the next attempt asks for the rest of it. The order in which
+things reach the disk: the part, its fsync, the new name, the folder's fsync (landing.py); whoever
+called notes it in the store after that.
 """
 
 import asyncio
 import hashlib
-import os
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from urllib.parse import urljoin
 
 import aiohttp
 
-from pipeline.artefacts.files import TEMPORARY, sync_folder, translated
+from pipeline.artefacts.files import translated
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import EXTENSIONS, Picture, Unusable, check
+from pipeline.download.addresses import OutsideOnly
+from pipeline.download.content import EXTENSIONS, Unusable, glance
+from pipeline.download.landing import Landed
 from pipeline.download.pages import NOT_THERE, THROTTLED
+from pipeline.download.parts import WORTH_RESUMING, Part, new_md5, part_of
 from pipeline.download.patience import Patience
 from pipeline.download.sites import Site
-from pipeline.download.trouble import reason
+from pipeline.download.trouble import not_itself, reason
 from pipeline.errors import UrushiError
 
 CHUNK = 256 * 1024
@@ -28,6 +33,7 @@ READ_BUFFER = 1024 * 1024
 MOST_BYTES = 512 * 1024 * 1024
 """Read of a file whose size the site does not state."""
 MOST_REDIRECTS = 3
+RANGES_REFUSED = 416
 NO_TRAINING = ("noai", "noimageai")
 """Words of X-Robots-Tag with which a host says that its pictures are not for training."""
 
@@ -58,7 +64,11 @@ class NotShown(Exception):
 
 
 class NotPromised(Exception):
-    """What came is not the file that the post states."""
+    """What came, whole, is not the file that the post states."""
+
+
+class StableMismatch(NotPromised):
+    """It is the same other picture as the last time: what the site has is not what it says."""
 
 
 class NotAllowed(Exception):
@@ -66,71 +76,70 @@ class NotAllowed(Exception):
 
 
 @dataclass(frozen=True)
-class Landed:
-    """A file in its place."""
+class Promise:
+    """A file as a post states it."""
 
-    picture: Picture
-    bytes: int
+    md5: str
+    bytes: int | None
+    most_pixels: int
+    """Refused beyond."""
 
 
 def open_session(site: Site, patience: Patience, connections: int) -> aiohttp.ClientSession:
-    """A session for files. Needs a running loop; to be closed."""
+    """A session for files, which sends no key. Needs a running loop; to be closed."""
     return aiohttp.ClientSession(
         # A picture is compressed already, and its md5 is that of the bytes as they lie there.
         headers={"User-Agent": site.user_agent, "Accept-Encoding": "identity"},
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=patience.connect, sock_read=patience.silence
         ),
-        connector=aiohttp.TCPConnector(limit=connections, ttl_dns_cache=300),
+        connector=aiohttp.TCPConnector(
+            limit=connections, ttl_dns_cache=300, resolver=OutsideOnly(site.reach.home)
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER,
     )
 
 
-async def fetch(
+async def receive(
     session: aiohttp.ClientSession,
     site: Site,
     url: str,
-    md5: str,
-    size: int | None,
+    promise: Promise,
     folder: DatasetFolder,
+    patience: Patience,
     *,
     fresh: bool,
-) -> Landed:
-    """Fetches `url` to originals/ab/cd/MD5.ext; `size` in bytes, as the post states it.
+) -> Part:
+    """The bytes at `url`, as Site.file_url gave it, in a part; goes on with what there is of it.
 
-    `fresh` asks caches on the way to stand aside.
+    `fresh` asks caches on the way to stand aside, and begins at the first byte.
 
     Raises:
-        Interrupted, TooQuick, NotShown: see there.
-        NotPromised: the bytes are not those of the md5.
-        Unusable: they are, but are no usable picture.
+        Interrupted, TooQuick, NotShown: see there. The part stays.
+        NotPromised, StableMismatch: the bytes are not those of the md5.
         NotAllowed: it lies elsewhere than on the site's hosts, or is not for training.
         UrushiError: the host challenges programs.
         DiskFullError, RequestError: the disk refuses.
     """
-    place = folder.original(md5, "x").parent
-    temporary = place / f".{md5}.{os.getpid()}{TEMPORARY}"
-    with translated(temporary):
-        place.mkdir(parents=True, exist_ok=True)
-        try:
-            received = await _stream(session, site, url, md5, size, temporary, fresh)
-            picture = await asyncio.to_thread(_settle, temporary, folder, md5)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return Landed(picture, received)
+    part = part_of(folder, promise.md5)
+    with translated(part.path):
+        if fresh:
+            part.discard()
+        await _stream(session, site, url, promise, folder, part, patience, fresh)
+    return part
 
 
-def adopt(path: Path, md5: str) -> Landed | None:
+def adopt(path: Path, md5: str, most_pixels: int) -> Landed | None:
     """A file that already lies under its final name, if it is whole; else None, and it is removed.
 
     A process killed between the rename and the note of it leaves such files.
     """
     with translated(path):
         with open(path, "rb") as handle:
-            digest = hashlib.file_digest(handle, _md5).hexdigest()
+            digest = hashlib.file_digest(handle, new_md5).hexdigest()
         try:
-            picture = check(path, EXTENSIONS)
+            picture = glance(path, EXTENSIONS, most_pixels)
             if digest == md5 and path.suffix == f".{picture.extension}":
                 return Landed(picture, path.stat().st_size)
         except Unusable:
@@ -139,67 +148,124 @@ def adopt(path: Path, md5: str) -> Landed | None:
         return None
 
 
-def _settle(temporary: Path, folder: DatasetFolder, md5: str) -> Picture:
-    """The checked file on disk for good under its name."""
-    picture = check(temporary, EXTENSIONS)
-    with open(temporary, "rb") as handle:
-        os.fsync(handle.fileno())
-    final = folder.original(md5, picture.extension)
-    temporary.replace(final)
-    sync_folder(final.parent)
-    return picture
+def put_aside(folder: DatasetFolder) -> set[str]:
+    """The md5s under which copies came that were another picture."""
+    return {path.name.partition(".")[0] for path in folder.quarantine.glob("*.*.*")}
 
 
 async def _stream(
     session: aiohttp.ClientSession,
     site: Site,
     url: str,
-    md5: str,
-    size: int | None,
-    temporary: Path,
+    promise: Promise,
+    folder: DatasetFolder,
+    part: Part,
+    patience: Patience,
     fresh: bool,
-) -> int:
-    """The body into `temporary`; returns its bytes, whose md5 is right."""
-    response = await _open(session, site, url, fresh)
-    hasher = _md5()
-    received = 0
-    broken: Interrupted | None = None
+) -> None:
+    """The body into the part, until its md5 is right."""
+    if part.path.exists():
+        await asyncio.to_thread(part.resume)
+        if part.hasher.hexdigest() == promise.md5:
+            return  # Killed after the last byte.
+    headers = {"Cache-Control": "no-cache"} if fresh else {}
+    response = await _open(session, site, url, headers | part.question(), patience)
     try:
-        with open(temporary, "wb") as handle:
-            try:
-                async for chunk in _chunks(response):
-                    received += len(chunk)
-                    if received > (MOST_BYTES if size is None else size):
-                        raise NotPromised("it is longer than the post states")
-                    hasher.update(chunk)
-                    handle.write(chunk)
-            except Interrupted as error:
-                # Some servers close in a way that reads as an error after the last byte: the md5
-                # knows better.
-                broken = error
+        _begin(response, part, promise)
+        resumed = part.length > 0
+        broken = await _receive(response, part, promise, patience)
+    except BaseException:
+        part.close()
+        raise
     finally:
         response.close()
-    if hasher.hexdigest() == md5:
-        return received
+    if part.hasher.hexdigest() == promise.md5:
+        return
     if broken is not None:
+        part.close()
+        if part.length < WORTH_RESUMING:
+            part.discard()
         raise broken
-    if size is not None and received < size:
-        raise NotPromised("it is shorter than the post states")
-    raise NotPromised(f"its bytes have the md5 {hasher.hexdigest()}")
+    if resumed:
+        part.discard()  # Two copies, one behind the other: not one that could be compared with.
+        raise Interrupted("its parts do not fit together")
+    raise await asyncio.to_thread(_put_aside, part, folder, promise)
+
+
+def _begin(response: aiohttp.ClientResponse, part: Part, promise: Promise) -> None:
+    """Brings the part to where the body of the response begins. Raises Interrupted."""
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    if response.status == 200:
+        # Also where a range was asked for: the server has none, or the file is another one by now.
+        length = response.content_length if promise.bytes is None else promise.bytes
+        part.restart(None if encoded else _validator(response), length)
+        return
+    found = re.fullmatch(
+        r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+    )
+    total = promise.bytes
+    fits = (
+        response.status == 206
+        and found is not None
+        and not encoded
+        and int(found[1]) == part.length
+        and (total is None or found[2] in ("*", str(total)))
+    )
+    if not fits:
+        part.discard()
+        raise Interrupted("the rest that it sends is not the rest that was asked for")
+    part.go_on()
+
+
+def _validator(response: aiohttp.ClientResponse) -> str | None:
+    """What names these very bytes: a strong ETag, or else the date of their last change."""
+    etag = response.headers.get("ETag", "")
+    if etag.startswith('"'):
+        return etag
+    return response.headers.get("Last-Modified")
+
+
+async def _receive(
+    response: aiohttp.ClientResponse, part: Part, promise: Promise, patience: Patience
+) -> Interrupted | None:
+    """The body into the part. What broke it off, if something did: the md5 may be right even so,
+    where a server closes in a way that reads as an error after the last byte."""
+    most = MOST_BYTES if promise.bytes is None else promise.bytes
+    since, then = monotonic(), part.length
+    try:
+        async for chunk in _chunks(response):
+            if part.length + len(chunk) > most:
+                part.discard()
+                raise NotPromised("it is longer than the post states")
+            part.write(chunk)
+            now = monotonic()
+            if now - since >= patience.slow_for:
+                if part.length - then < patience.slow * (now - since):
+                    return Interrupted("it comes too slowly")
+                since, then = now, part.length
+    except Interrupted as error:
+        return error
+    return None
 
 
 async def _open(
-    session: aiohttp.ClientSession, site: Site, url: str, fresh: bool
+    session: aiohttp.ClientSession,
+    site: Site,
+    url: str,
+    headers: dict[str, str],
+    patience: Patience,
 ) -> aiohttp.ClientResponse:
-    """The response whose body is the file."""
-    headers = {"Cache-Control": "no-cache"} if fresh else {}
+    """The response whose body is the file or the rest of it. `url` is one that the site allows."""
     here = url
-    for _ in range(MOST_REDIRECTS + 1):
-        allowed = site.file_url(here)
+    for hop in range(MOST_REDIRECTS + 1):
+        allowed = site.file_url(here) if hop else url
         if allowed is None:
             raise NotAllowed(f"{url} leads to {here}, which is none of the site's hosts")
         try:
-            response = await session.get(allowed, headers=headers, allow_redirects=False)
+            async with asyncio.timeout(patience.answer):
+                response = await session.get(allowed, headers=headers, allow_redirects=False)
+        except aiohttp.ClientSSLError as error:
+            raise UrushiError(not_itself(error.host, reason(error))) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             unreachable = isinstance(error, aiohttp.ClientConnectorError)
             raise Interrupted(reason(error), unreachable=unreachable) from error
@@ -208,7 +274,7 @@ async def _open(
         here = urljoin(str(response.url), response.headers.get("Location", ""))
         response.release()
     status = response.status
-    if status == 200:
+    if status == 200 or (status in (206, RANGES_REFUSED) and "Range" in headers):
         robots = response.headers.get("X-Robots-Tag", "").lower()
         if any(word in robots.replace(",", " ").split() for word in NO_TRAINING):
             response.close()
@@ -236,5 +302,30 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise Interrupted(reason(error)) from error
 
 
-def _md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)
+def _put_aside(part: Part, folder: DatasetFolder, promise: Promise) -> NotPromised:
+    """What to raise over a whole file of another md5; a picture is kept, to be compared with."""
+    part.keep()
+    if promise.bytes is not None and part.length < promise.bytes:
+        part.discard()
+        return NotPromised("it is shorter than the post states")
+    digest = part.hasher.hexdigest()
+    why = f"its bytes have the md5 {digest}"
+    try:
+        extension = glance(part.path, EXTENSIONS, promise.most_pixels).extension
+    except Unusable:
+        part.discard()
+        return NotPromised(why)
+    aside = folder.quarantine / f"{promise.md5}.{digest}.{extension}"
+    if aside.is_file():
+        part.discard()
+        return StableMismatch(f"stable mismatch: {why}, twice; see {aside.name} in quarantine")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    part.path.rename(aside)
+    part.forget()
+    return NotPromised(why)
+
+
+def release(folder: DatasetFolder, md5: str) -> None:
+    """Removes what was put aside for a file that has come after all."""
+    for aside in folder.quarantine.glob(f"{md5}.*"):
+        aside.unlink(missing_ok=True)

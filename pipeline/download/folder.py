@@ -1,15 +1,17 @@
 """A [folder] recipe into images/: pictures that the user has, hashed, checked, and left alone.
 
 Tags come from NAME.txt beside NAME.jpg, comma-separated. They count as general tags: whoever wrote
-them meant them for the caption.
+them meant them for the caption. Of [exclude], md5s, tags and artists are asked for; a sidecar does
+not say which of its words is an artist, so that any may be.
 """
 
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, check
-from pipeline.download.images import merged_tags, write_images
+from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, examine
+from pipeline.download.images import Export, merged_tags, write_images
+from pipeline.download.likeness import Seen
+from pipeline.download.rules import Exclusion, exclusions
 from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe
 from pipeline.recipe.dataset import Folder
+from pipeline.recipe.size import Size
 
 SUFFIXES = frozenset(f".{extension}" for extension in (*FOLDER_EXTENSIONS, "jpeg"))
 SIDECAR = ".txt"
@@ -64,35 +69,79 @@ def from_folder(
     """Records the pictures of `listing` in `folder`, whose lock is held.
 
     Raises:
-        RequestError: none of them can be used, or the workspace cannot be written to.
+        RequestError: none of them can be used, a list of exclusions cannot be read, or the
+            workspace cannot be written to.
     """
     began = time.monotonic()
-    found: dict[str, list[ImageRecord]] = {}
+    asked = dataset.folder
+    assert asked is not None
+    barred = exclusions(dataset.exclude)
+    found: dict[str, _Found] = {}
     failures: list[Failure] = []
+    left: Counter[str] = Counter()
+    never: dict[str, Exclusion] = {}
     with (
         progress.bar(f"download {dataset.name}", len(listing.pictures), "pictures") as bar,
         ThreadPoolExecutor(THREADS) as pool,
     ):
-        for result in pool.map(_read, listing.pictures):
+        for result in pool.map(lambda path: _read(path, asked.most_pixels), listing.pictures):
             if isinstance(result, Failure):
                 failures.append(result)
+                left[result.reason.partition(": ")[2]] += 1
                 bar.note(f"{len(failures)} not usable")
+            elif rule := _barred(result.record, barred):
+                left[f"excluded: {rule}"] += 1
+                never[result.pixels] = rule
+            elif first := found.get(result.pixels):
+                # Equal pixels are one picture, whatever file they lie in: the first one's place,
+                # the tags of all.
+                tags = merged_tags((first.record.tags, result.record.tags))
+                record = first.record.model_copy(update={"tags": tags})
+                found[result.pixels] = replace(first, record=record)
+                left["double: its pixels are those of another file"] += 1
             else:
-                found.setdefault(result.md5, []).append(result)
+                found[result.pixels] = result
             bar.advance()
+    for pixels in never.keys() & found.keys():  # The same picture in another file.
+        left[f"excluded: {never[pixels]}, same pixels"] += 1
+        del found[pixels]
     if not found:
+        reasons = "; ".join(sorted({failure.reason for failure in failures} or left)[:3])
         raise RequestError(
-            f"None of the {len(failures)} pictures in [folder].path can be used: "
-            f"{failures[0].reason}."
+            f"None of the {len(listing.pictures)} pictures in [folder].path can be used: {reasons}."
         )
+    kept = sorted(found.values(), key=lambda one: one.record.md5)
     return write_images(
         folder,
         download_fingerprint(dataset),
-        [_once(copies) for copies in found.values()],
-        failures,
+        Export(
+            [one.record for one in kept],
+            failures,
+            [Seen(one.record.md5, one.size, one.likeness) for one in kept],
+            left,
+        ),
         inputs={"folder": listing.digest},
         seconds=time.monotonic() - began,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    record: ImageRecord
+    size: Size
+    pixels: str
+    likeness: int
+
+
+def _barred(record: ImageRecord, barred: Sequence[Exclusion]) -> Exclusion | None:
+    """The rule that leaves a picture out, if one does."""
+    words = {"_".join(tag.lower().split()) for tags in record.tags.values() for tag in tags}
+    for rule in barred:
+        if rule.kind == "md5" and rule.pattern == record.md5:
+            return rule
+        if rule.kind in ("artist", "tag") and rule.pattern in words:
+            return rule
+    return None
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -117,19 +166,19 @@ def _mark(path: Path) -> list[Any]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read(path: Path) -> ImageRecord | Failure:
+def _read(path: Path, most_pixels: int) -> _Found | Failure:
     md5 = ""
     try:
         with open(path, "rb") as handle:
             hasher = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False))
         md5 = hasher.hexdigest()
-        picture = check(path, FOLDER_EXTENSIONS)
+        picture, looks = examine(path, FOLDER_EXTENSIONS, most_pixels)
         tags = _sidecar(path.with_suffix(SIDECAR))
     except Unusable as error:
         return Failure(md5=md5, reason=f"{path}: {error}")
     except OSError as error:
         return Failure(md5=md5, reason=f"{path}: it cannot be read: {error.strerror or error}")
-    return ImageRecord(
+    record = ImageRecord(
         md5=md5,
         path=str(path.absolute()),
         width=picture.size.width,
@@ -139,6 +188,7 @@ def _read(path: Path) -> ImageRecord | Failure:
         rating="general",
         source=path.name,
     )
+    return _Found(record, picture.size, looks.pixels, looks.likeness)
 
 
 def _sidecar(path: Path) -> tuple[str, ...]:
@@ -151,8 +201,3 @@ def _sidecar(path: Path) -> tuple[str, ...]:
         raise Unusable(f"its {path.name} is not UTF-8 text") from None
     parts = (part.strip() for line in text.splitlines() for part in line.split(","))
     return tuple(dict.fromkeys(part for part in parts if part))
-
-
-def _once(copies: Sequence[ImageRecord]) -> ImageRecord:
-    """One record for equal files: the first one's place, the tags of all."""
-    return copies[0].model_copy(update={"tags": merged_tags(copy.tags for copy in copies)})

@@ -1,13 +1,35 @@
 """Verified originals into images/: what later stages read, and the receipt that comes last."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.artefacts.chain import FAILURES_FILE, IMAGES_FILE
+from pipeline.artefacts.chain import ALIKE_FILE, FAILURES_FILE, IMAGES_FILE
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, Receipt, write_receipt
-from pipeline.artefacts.records import Failure, ImageRecord, write_records
+from pipeline.artefacts.records import Failure, ImageRecord, Record, write_records
 from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.download.likeness import Seen, alike
+
+
+class Alike(Record):
+    """Pictures that look alike, for a person to judge: none of them is removed."""
+
+    md5s: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a dataset comes to."""
+
+    images: Iterable[ImageRecord]
+    """By rising md5. Read once: there may be more than fit into memory."""
+    failures: Iterable[Failure]
+    """What should have come and could not."""
+    seen: Sequence[Seen]
+    """How the images look."""
+    left: Mapping[str, int]
+    """Every reason for which something was not taken, and how often."""
 
 
 def merged_tags(all_tags: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]:
@@ -23,31 +45,36 @@ def merged_tags(all_tags: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, tu
 
 
 def write_images(
-    folder: DatasetFolder,
-    asked: str,
-    images: Iterable[ImageRecord],
-    failures: Iterable[Failure],
-    *,
-    inputs: dict[str, Any],
-    seconds: float,
+    folder: DatasetFolder, asked: str, export: Export, *, inputs: dict[str, Any], seconds: float
 ) -> Receipt:
-    """Writes images.jsonl, failures.jsonl and, last, the receipt for the fingerprint `asked`."""
-    images = sorted(images, key=lambda image: image.md5)
-    failures = sorted(failures, key=lambda failure: (failure.md5, failure.reason))
+    """Writes images.jsonl, failures.jsonl, alike.jsonl and, last, the receipt for `asked`."""
+    failures = sorted(export.failures, key=lambda failure: (failure.md5, failure.reason))
+    groups = alike(export.seen)
     rows, failed = folder.images / IMAGES_FILE, folder.images / FAILURES_FILE
+    near = folder.images / ALIKE_FILE
     (folder.images / NAME).unlink(missing_ok=True)  # It would speak for files that change now.
-    write_records(rows, images)
+    md5s: list[str] = []
+
+    def noted() -> Iterator[ImageRecord]:
+        for image in export.images:
+            md5s.append(image.md5)
+            yield image
+
+    write_records(rows, noted())
     write_records(failed, failures)
+    write_records(near, (Alike(md5s=tuple(group)) for group in groups))
     return write_receipt(
         folder.images,
         "download",
         asked,
         inputs=inputs,
-        outputs=[rows, failed],
+        outputs=[rows, failed, near],
         summary={
-            "images": len(images),
+            "images": len(md5s),
             "failures": len(failures),
-            "pictures": fingerprint(md5s=[image.md5 for image in images]),
+            "pictures": fingerprint(md5s=md5s),
+            "alike": len(groups),
+            "left": dict(export.left),
         },
         seconds=seconds,
     )

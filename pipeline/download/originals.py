@@ -1,63 +1,57 @@
 """The files that a search wants, each brought to an end: verified on disk, or a state and a reason.
 
 A few at a time, at the site's pace. What failed for the file's sake is a row; what failed for the
-site's sake (nothing answers, file after file fails) stops the run, which can be taken up again.
+site's sake (nothing answers, file after file fails) pauses the run, and stops it in the end.
 """
 
 import asyncio
+import os
 import random
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import EXTENSIONS, MOST_PIXELS, Unusable
-from pipeline.download.fetch import (
-    Interrupted,
-    Landed,
-    NotAllowed,
-    NotPromised,
-    NotShown,
-    TooQuick,
-    adopt,
-    fetch,
-    open_session,
-)
-from pipeline.download.pace import Pace
-from pipeline.download.pages import WORTH_SAYING
+from pipeline.download.breaker import Breaker
+from pipeline.download.choice import Wanted
+from pipeline.download.content import EXTENSIONS, Picture
+from pipeline.download.delivery import AskAgain, Delivery, End, Notes
+from pipeline.download.examine import Examiner
+from pipeline.download.fetch import adopt, open_session
+from pipeline.download.landing import Landed
+from pipeline.download.looking import Looking
+from pipeline.download.parts import part_of
 from pipeline.download.patience import Patience
-from pipeline.download.posts import UNAVAILABLE, Post
 from pipeline.download.sites import Site
-from pipeline.download.store import State, Store, Wanted
-from pipeline.download.trouble import RESUMABLE, unreachable
-from pipeline.errors import DiskFullError, UrushiError
+from pipeline.download.store import Store
+from pipeline.errors import DiskFullError
 from pipeline.progress import Bar
 from pipeline.recipe.dataset import Download
 
-COPIES = 3
-"""Fetched of a file whose md5 is not the stated one, before it is given up."""
-FAILURES_IN_A_ROW = 5
-"""Files that fail one after the other, before the site is taken to be in trouble."""
+MIB = 1024 * 1024
 ROOM = 1.05
 """Of the bytes that are still to come, free space that must be there."""
 
-AskAgain = Callable[[int], Post | None]
-"""Asks the site for one post by id; called from a thread."""
+LANDING = 16
+"""Files that may be on their way to the disk beside those that are received."""
+TOGETHER = 32
+SECONDS_APART = 0.5
+"""Files that landed are noted by so many at once, or after so long."""
 
 
 @dataclass(frozen=True)
-class End:
-    """What became of a file."""
+class Todo:
+    """What is still to come."""
 
-    state: State
-    reason: str = ""
-    landed: Landed | None = None
+    files: int
+    bytes: int
+    """As posts state them."""
+    unstated: int
+    """Files of which no size is stated."""
 
 
 class Originals:
@@ -70,6 +64,7 @@ class Originals:
         site: Site,
         asked: Download,
         patience: Patience,
+        breaker: Breaker,
         ask_again: AskAgain,
         say: Callable[[str], None],
         rng: random.Random,
@@ -79,22 +74,36 @@ class Originals:
         self._site = site
         self._asked = asked
         self._patience = patience
-        self._ask_again = ask_again
-        self._say = say
-        self._rng = rng
-        self._paces = defaultdict[str, Pace](lambda: Pace(asked.requests_per_second))
-        self._failed_in_a_row = 0
+        notes = Notes(store.attempted, store.save_post, store.mark_missing)
+        self._delivery = Delivery(
+            folder, site, asked, patience, breaker, ask_again, notes, say, rng
+        )
+        self._root = str(folder.originals)
         self._tried: set[str] = set()
+        self._landed: list[tuple[str, Picture, int]] = []
+        self._noted = time.monotonic()
 
-    def unsettled(self, wanted: Iterable[Wanted]) -> list[Wanted]:
-        """Of `wanted`, those that have not come to an end.
+    def todo(self, wanted: Iterable[Wanted]) -> Todo:
+        """How much of `wanted` has not come to an end.
 
         Files that failed in an earlier run, and files that were here and are no more, count.
         """
-        return [item for item in wanted if self._is_open(item)]
+        files = size_bytes = unstated = 0
+        for item in wanted:
+            if self._is_open(item):
+                files += 1
+                if not self._on_disk(item.md5):
+                    size_bytes += item.bytes or 0
+                    unstated += item.bytes is None
+        return Todo(files, size_bytes, unstated)
 
-    def settle(self, todo: Sequence[Wanted], bar: Bar) -> None:
-        """Brings all of `todo` to an end: fetched, or taken up where the file lies there already.
+    def settle(
+        self, wanted: Iterable[Wanted], todo: Todo, bar: Bar, examiner: Examiner | None = None
+    ) -> None:
+        """Brings what is open of `wanted`, which is `todo`, to an end.
+
+        Each file is fetched, or taken up where it lies there already. With an `examiner`, what
+        comes is looked at meanwhile: at a polite pace that takes no time of its own.
 
         Raises:
             UrushiError: the site is down, or keeps failing.
@@ -102,155 +111,107 @@ class Originals:
             RequestError: the workspace cannot be written to.
         """
         self._check_room(todo)
-        asyncio.run(self._settle_all(todo, bar))
+        asyncio.run(self._settle_all(wanted, bar, examiner))
 
-    async def _settle_all(self, todo: Sequence[Wanted], bar: Bar) -> None:
-        queue = iter(todo)
-        failures = 0
+    async def _settle_all(
+        self, wanted: Iterable[Wanted], bar: Bar, examiner: Examiner | None
+    ) -> None:
+        looking = None if examiner is None else Looking(examiner)
+        queue = (item for item in wanted if self._is_open(item))
+        failures = received = 0
+        began = time.monotonic()
 
         async def work(session: aiohttp.ClientSession) -> None:
-            nonlocal failures
+            nonlocal failures, received
             for item in queue:
                 end = await self._one(session, item)
-                self._note(item, end)
+                self._note(item, end, looking)
+                if looking is not None and end.landed is not None:
+                    await looking.begin(item.md5, end.landed.picture.extension)
                 failures += end.state != "have"
+                received += 0 if end.landed is None else end.landed.bytes
+                rate = received / MIB / max(time.monotonic() - began, 1e-3)
+                failed = f", {failures} not to be had" if failures else ""
+                bar.note(f"{rate:.1f} MiB/s{failed}")
                 bar.advance()
-                if failures:
-                    bar.note(f"{failures} not to be had")
 
         connections = self._asked.connections
         async with open_session(self._site, self._patience, connections) as session:
-            workers = [asyncio.create_task(work(session)) for _ in range(connections)]
+            # More than there are connections: while some wait for the disk, others receive.
+            workers = [asyncio.create_task(work(session)) for _ in range(connections + LANDING)]
             try:
                 await asyncio.gather(*workers)
+                if looking is not None:
+                    await looking.finish()
             finally:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+                self._delivery.close()
+                if looking is not None:
+                    looking.close()
+                self._write_down(looking)
 
-    def _note(self, item: Wanted, end: End) -> None:
-        self._tried.add(item.md5)
+    def _note(self, item: Wanted, end: End, looking: Looking | None) -> None:
         if end.landed is not None:
-            self._store.have(item.md5, end.landed.picture, end.landed.bytes)
+            self._landed.append((item.md5, end.landed.picture, end.landed.bytes))
+            if len(self._landed) >= TOGETHER or time.monotonic() - self._noted >= SECONDS_APART:
+                self._write_down(looking)
+            return
+        if end.state == "failed":
+            self._tried.add(item.md5)
         else:
-            self._store.settle(item.md5, end.state, end.reason)
-        self._failed_in_a_row = self._failed_in_a_row + 1 if end.state == "failed" else 0
-        if self._failed_in_a_row >= FAILURES_IN_A_ROW:
-            raise UrushiError(
-                f"{self._failed_in_a_row} files in a row could not be fetched from "
-                f"{self._site.address}, the last because of: {end.reason}. Try later. {RESUMABLE}"
-            )
+            part_of(self._folder, item.md5).discard()  # No one will ask for the rest.
+        self._store.settle(item.md5, end.state, end.reason)
+
+    def _write_down(self, looking: Looking | None) -> None:
+        """Notes the files that have landed, and then what was seen in them.
+
+        Those of a killed run are found where they lie.
+        """
+        landed, self._landed = self._landed, []
+        self._noted = time.monotonic()
+        self._store.have_all(landed)
+        if looking is not None:
+            looking.write_down()
 
     async def _one(self, session: aiohttp.ClientSession, item: Wanted) -> End:
         """One file to its end."""
-        if item.size.area > MOST_PIXELS:
-            return End("refused", f"{item.size} pixels are more than the {MOST_PIXELS:,} decoded")
-        landed = await asyncio.to_thread(self._take_up, item.md5)
-        if landed is not None:
-            return End("have", landed=landed)
-        interruptions = copies = pauses = 0
-        asked_again = False
-        began = time.monotonic()
-        while True:
-            url = self._site.file_url(item.file_url or "") if item.file_url else None
-            if url is None:
-                return End("refused", "the address of its file is none of the site's")
-            await self._paces[urlsplit(url).netloc].turn()
-            try:
-                landed = await fetch(
-                    session,
-                    self._site,
-                    url,
-                    item.md5,
-                    item.bytes,
-                    self._folder,
-                    fresh=copies > 0 or asked_again,
-                )
+        if self._on_disk(item.md5):
+            landed = await asyncio.to_thread(self._take_up, item.md5)
+            if landed is not None:
                 return End("have", landed=landed)
-            except Unusable as error:
-                return End("bad_content", str(error))
-            except NotAllowed as error:
-                return End("refused", str(error))
-            except NotPromised as error:
-                copies += 1
-                self._store.attempted(item.md5, str(error))
-                if copies >= COPIES:
-                    return End("bad_content", str(error))
-            except TooQuick as error:
-                pauses += 1
-                self._pause(url, error, pauses)
-            except NotShown as error:
-                self._store.attempted(item.md5, str(error))
-                if asked_again:
-                    return End("hidden" if error.status == 403 else "gone", str(error))
-                asked_again = True
-                found = await self._look_again(item, error)
-                if isinstance(found, End):
-                    return found
-                item = found
-            except Interrupted as error:
-                interruptions += 1
-                self._store.attempted(item.md5, str(error))
-                if interruptions >= self._patience.tries:
-                    if error.unreachable:
-                        took = time.monotonic() - began
-                        raise UrushiError(
-                            unreachable(self._site.address, error, interruptions, took)
-                        ) from error
-                    return End("failed", str(error))
-                await asyncio.sleep(self._patience.wait(interruptions, self._rng))
-
-    def _pause(self, url: str, error: TooQuick, times: int) -> None:
-        if times >= self._patience.throttled_tries:
-            raise UrushiError(
-                f"{self._site.address} still says that we are too quick ({error}) after {times} "
-                f"pauses. Try later, or with a lower [download].requests_per_second. {RESUMABLE}"
-            )
-        pause = self._patience.throttled(times, error.retry_after)
-        if pause >= WORTH_SAYING:
-            self._say(f"{self._site.address} asks us to wait {pause:.0f} s.")
-        self._paces[urlsplit(url).netloc].hold(pause)
-
-    async def _look_again(self, item: Wanted, error: NotShown) -> Wanted | End:
-        """Asks for the post of a file that is not there: the file to try once more, or its end."""
-        post = await asyncio.to_thread(self._ask_again, item.post_id)
-        if post is None:
-            self._store.mark_missing(item.post_id)
-            return End("gone", "its post is gone")
-        self._store.save_post(post)
-        if post.status in UNAVAILABLE:
-            return End("gone", f"its post is {post.status}")
-        if post.md5 is None or post.status == "banned":
-            return End("hidden", "the site no longer shows its file")
-        if post.rating not in self._asked.ratings:
-            return End("refused", f"its rating is now {post.rating}")
-        if post.md5 != item.md5:
-            return End("gone", "its post has another file now")
-        return replace(item, file_url=post.file_url, bytes=post.bytes)
+        return await self._delivery.deliver(session, item)
 
     def _is_open(self, item: Wanted) -> bool:
         if item.state == "have":
             path = self._folder.original(item.md5, item.extension or "")
-            return not path.is_file() or path.stat().st_size != item.bytes_on_disk
+            try:
+                return path.stat().st_size != item.bytes_on_disk
+            except FileNotFoundError:
+                return True
         again = item.state == "failed" and item.md5 not in self._tried
         return item.state == "planned" or again
 
     def _on_disk(self, md5: str) -> list[Path]:
         """Files under the names that this one could have."""
+        stem = f"{self._root}/{md5[:2]}/{md5[2:4]}"
+        if not os.path.isdir(stem):  # As text: this is asked of every file there is.
+            return []
         paths = (self._folder.original(md5, extension) for extension in EXTENSIONS)
-        return [path for path in paths if path.is_file()]
+        return [path for path in paths if os.path.isfile(path)]
 
     def _take_up(self, md5: str) -> Landed | None:
         """The file, if it lies whole in its place though no one noted it."""
-        adopted = (adopt(path, md5) for path in self._on_disk(md5))
+        adopted = (adopt(path, md5, self._asked.most_pixels) for path in self._on_disk(md5))
         return next((landed for landed in adopted if landed is not None), None)
 
-    def _check_room(self, todo: Sequence[Wanted]) -> None:
-        needed = ROOM * sum(item.bytes or 0 for item in todo if not self._on_disk(item.md5))
+    def _check_room(self, todo: Todo) -> None:
+        needed = ROOM * todo.bytes
         free = shutil.disk_usage(self._folder.root).free
         if needed > free:
             raise DiskFullError(
-                f"{len(todo)} pictures need {needed / 1e9:.1f} GB, and the disk of "
+                f"{todo.files} pictures need {needed / 1e9:.1f} GB, and the disk of "
                 f"{self._folder.root} has {free / 1e9:.1f} GB left. Free some space, lower "
                 "[download].limit, or choose another --workspace."
             )

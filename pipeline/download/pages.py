@@ -1,4 +1,4 @@
-"""Questions to a site's JSON API, one at a time, as slowly and as patiently as it wants."""
+"""Questions to a site's API, one at a time, as slowly and as patiently as it wants."""
 
 import json
 import random
@@ -6,32 +6,47 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
+from xml.etree import ElementTree
 
 import requests
+from urllib3 import connectionpool
 
+from pipeline.download.breaker import Breaker
+from pipeline.download.credentials import Redacting, Signed
 from pipeline.download.pace import Pace
 from pipeline.download.patience import Patience
 from pipeline.download.posts import Malformed, Question
 from pipeline.download.sites import Site
-from pipeline.download.trouble import RESUMABLE, unreachable
+from pipeline.download.trouble import RESUMABLE, not_itself, reason, unreachable
 from pipeline.errors import RequestError, UrushiError
 
-THROTTLED = (429, 503)
+THROTTLED = (421, 429, 503)
 NOT_THERE = (404, 451)
-WRONG_QUESTION = (400, 406, 410, 422)
+WRONG_QUESTION = (400, 406, 410, 422, 424)
+TIMED_OUT = ("timed out", "timeout")
+"""Words of a site whose search took it too long."""
 WORTH_SAYING = 5.0
 """Seconds of waiting, from which on a person is told."""
 
 
+class TimedOut(Exception):
+    """The search takes the site too long. Asked for less at a time, it answers."""
+
+
 class Pages:
-    """A session with a site's API. Calls may come from several threads; they take turns."""
+    """A session with a site's API. Calls may come from several threads; they take turns.
+
+    Nothing that holds the key is in sight when an error leaves here: requests' own errors quote
+    addresses, so they are put into our words, and let go before one of ours is raised.
+    """
 
     def __init__(
         self,
         site: Site,
         pace: Pace,
         patience: Patience,
+        breaker: Breaker,
         say: Callable[[str], None],
         rng: random.Random,
     ) -> None:
@@ -39,16 +54,20 @@ class Pages:
         self._site = site
         self._pace = pace
         self._patience = patience
+        self._breaker = breaker
         self._say = say
         self._rng = rng
         self._turn = threading.Lock()
+        self._redacting = Redacting(site.credentials)
         self._session = requests.Session()
         # No .netrc and no proxy of the environment: nothing is sent that the recipe does not say.
         self._session.trust_env = False
+        self._session.auth = Signed(site.credentials)
         self._session.headers["User-Agent"] = site.user_agent
-        self._session.headers["Accept"] = "application/json"
+        self._session.headers["Accept"] = "application/json, text/xml"
 
     def __enter__(self) -> Self:
+        connectionpool.log.addFilter(self._redacting)
         return self
 
     def __exit__(
@@ -57,15 +76,17 @@ class Pages:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        connectionpool.log.removeFilter(self._redacting)
         self._session.close()
 
     def ask(self, question: Question) -> Any:
-        """The JSON that answers, or None where the site says that there is no such thing.
+        """The answer, JSON or an XML element, or None where the site says that there is none.
 
         Raises:
             RequestError: the site refuses the search, or does not speak this API.
             UrushiError: it cannot be reached, keeps failing, or keeps us out.
-            Malformed: what it sends is not JSON.
+            TimedOut: the search is too much for it.
+            Malformed: what it sends is neither.
         """
         with self._turn:
             return self._ask(question)
@@ -74,39 +95,66 @@ class Pages:
         failures = throttled = 0
         began = time.monotonic()
         while True:
+            self._breaker.wait()
             self._pace.wait()
-            try:
-                response = self._session.get(
-                    self._site.address + question.path,
-                    params=dict(question.parameters),
-                    timeout=(self._patience.connect, self._patience.silence),
-                    allow_redirects=False,
-                )
-            except requests.RequestException as error:
+            response, why = self._get(question)
+            if response is None:
                 failures += 1
-                if failures >= self._patience.tries:
-                    self._unreachable(error, failures, time.monotonic() - began)
-                time.sleep(self._patience.wait(failures, self._rng))
-                continue
-            if response.status_code in THROTTLED:
+                took = time.monotonic() - began
+                trouble = unreachable(self._site.address, why, failures, took)
+            elif response.status_code in THROTTLED:
                 throttled += 1
                 self._slow_down(response, throttled)
+                self._breaker.worked()
+                continue
             elif response.status_code >= 500:
+                said = self._complaint(response)
+                if any(word in said.lower() for word in TIMED_OUT):
+                    self._breaker.worked()
+                    raise TimedOut(said)
                 failures += 1
-                if failures >= self._patience.tries:
-                    self._keeps_failing(response, failures)
-                time.sleep(self._patience.wait(failures, self._rng))
+                trouble = (
+                    f"{self._site.address} answered {response.status_code}"
+                    f"{f' ({said})' if said else ''} {failures} times in a row. Try later. "
+                    f"{RESUMABLE}"
+                )
             else:
-                return self._read(response)
+                self._breaker.worked()
+                return self._read(response, question)
+            if failures >= self._patience.tries or self._breaker.is_open:
+                self._breaker.trip(trouble)
+                failures, began = 0, time.monotonic()
+            else:
+                time.sleep(self._patience.wait(failures, self._rng))
 
-    def _read(self, response: requests.Response) -> Any:
+    def _get(self, question: Question) -> tuple[requests.Response | None, str]:
+        """The response, or None and why there is none."""
+        try:
+            response = self._session.get(
+                self._site.address + question.path,
+                params=dict(question.parameters),
+                timeout=(self._patience.connect, self._patience.silence),
+                allow_redirects=False,
+            )
+        except requests.exceptions.SSLError as error:
+            why, is_secure = self._site.credentials.redacted(reason(error)), False
+        except requests.RequestException as error:
+            why, is_secure = self._site.credentials.redacted(reason(error)), True
+        else:
+            return response, ""
+        if not is_secure:
+            raise UrushiError(not_itself(self._site.address, why))
+        return None, why
+
+    def _read(self, response: requests.Response, question: Question) -> Any:
         status = response.status_code
         if status in NOT_THERE:
             return None
         if 300 <= status < 400:
+            there = self._site.credentials.redacted(response.headers.get("Location", "nowhere"))
             raise RequestError(
-                f"{self._site.address} sends us on to {response.headers.get('Location', 'nowhere')}"
-                ". If that is the booru, set it as [download].host."
+                f"{self._site.address} sends us on to {there}. "
+                "If that is the booru, set it as [download].host."
             )
         if status in (401, 403):
             raise UrushiError(self._kept_out(response))
@@ -118,7 +166,22 @@ class Pages:
             )
         if status != 200:
             raise UrushiError(f"{self._site.address} answers {status} {response.reason}.")
-        return _json(response.content)
+        if not response.content and question.may_be_empty:
+            return []
+        try:
+            content = decoded(response.content, question.form)
+        except Malformed:
+            # Some say in XML what is wrong, whatever was asked for.
+            content = _error_in_xml(response.content)
+            if content is None:
+                raise
+        if _is_refusal(content):
+            said = self._said(content)
+            raise UrushiError(
+                f"{self._site.address} does not answer{f': {said}' if said else ''}. "
+                f"Try later, or see that its key is the right one. {RESUMABLE}"
+            )
+        return content
 
     def _slow_down(self, response: requests.Response, times: int) -> None:
         if times >= self._patience.throttled_tries:
@@ -133,37 +196,63 @@ class Pages:
         self._pace.hold(pause)
 
     def _kept_out(self, response: requests.Response) -> str:
-        address = self._site.address
+        address, status = self._site.address, response.status_code
         if response.headers.get("cf-mitigated"):
             return (
-                f"{address} challenges programs ({response.status_code}), and urushi goes round no "
+                f"{address} challenges programs ({status}), and urushi goes round no "
                 "challenge. Set [download].contact to your user name there, or ask its admins."
             )
         said = self._complaint(response)
-        return f"{address} keeps us out ({response.status_code}{f': {said}' if said else ''})."
+        remedy = ""
+        if self._site.dialect.account.fields:
+            remedy = (
+                " See that the key that you set for it is the right one."
+                if self._site.credentials
+                else " It may want a key: see the README on keys."
+            )
+        return f"{address} keeps us out ({status}{f': {said}' if said else ''}).{remedy}"
 
     def _complaint(self, response: requests.Response) -> str:
-        try:
-            return self._site.dialect.complaint(_json(response.content)).rstrip(".")
-        except Malformed:
-            return ""
+        for form in ("json", "xml"):
+            try:
+                return self._said(decoded(response.content, form))
+            except Malformed:
+                pass
+        return ""
 
-    def _unreachable(self, error: requests.RequestException, tries: int, took: float) -> NoReturn:
-        raise UrushiError(unreachable(self._site.address, error, tries, took)) from error
-
-    def _keeps_failing(self, response: requests.Response, tries: int) -> NoReturn:
-        said = self._complaint(response)
-        raise UrushiError(
-            f"{self._site.address} answered {response.status_code}"
-            f"{f' ({said})' if said else ''} {tries} times in a row. Try later. {RESUMABLE}"
-        )
+    def _said(self, content: Any) -> str:
+        if isinstance(content, ElementTree.Element):
+            said = content.get("reason") or (content.text or "").strip()
+        else:
+            said = self._site.dialect.complaint(content)
+        return self._site.credentials.redacted(said).rstrip(".")
 
 
-def _json(content: bytes) -> Any:
+def decoded(content: bytes, form: Literal["json", "xml"]) -> Any:
+    """JSON's value or XML's root. Raises Malformed."""
     try:
-        return json.loads(content, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"it is not JSON ({error})") from error
+        if form == "json":
+            return json.loads(content, parse_constant=_no_number)
+        if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+            raise Malformed("it is XML that declares entities")  # They can unfold without end.
+        return ElementTree.fromstring(content)
+    except (ValueError, RecursionError, ElementTree.ParseError) as error:
+        raise Malformed(f"it is not {form.upper()} ({error})") from error
+
+
+def _error_in_xml(content: bytes) -> Any:
+    try:
+        root = decoded(content, "xml")
+    except Malformed:
+        return None
+    return root if _is_refusal(root) else None
+
+
+def _is_refusal(content: Any) -> bool:
+    """Whether an answer of status 200 says that it is none."""
+    if isinstance(content, ElementTree.Element):
+        return content.tag == "error" or content.get("success") == "false"
+    return isinstance(content, dict) and content.get("success") in (False, "false")
 
 
 def _no_number(text: str) -> NoReturn:

@@ -27,9 +27,25 @@ class Patience:
     """Without a byte, after which a connection is given up. There is no limit to the whole: files
     may be large and lines slow."""
 
+    answer: float = 120.0
+    """For the head of an answer, however its bytes trickle in."""
+    slow: float = 4096.0
+    """Bytes per second; a file that comes more slowly over `slow_for` is asked for anew."""
+    slow_for: float = 60.0
+    cool_down: float = 30.0
+    """After a site is found in trouble, before it is tried again; doubled each time."""
+    cool_down_longest: float = 900.0
+    outage: float = 6 * 3600.0
+    """That a site which worked before may be away, before the run gives up."""
+
     def wait(self, failures: int, rng: random.Random) -> float:
         """Before trying again after the `failures`-th failure in a row, from 1."""
         full = min(self.longest_wait, self.first_wait * 2.0 ** (failures - 1))
+        return full * rng.uniform(0.5, 1.0)
+
+    def cooled(self, times: int, rng: random.Random) -> float:
+        """Before trying a site in trouble for the `times`-th time, from 1."""
+        full = min(self.cool_down_longest, self.cool_down * 2.0 ** (times - 1))
         return full * rng.uniform(0.5, 1.0)
 
     def throttled(self, times: int, retry_after: str | None) -> float:

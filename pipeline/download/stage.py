@@ -14,10 +14,16 @@ from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe
 
 NAME = "download"
+MOST_REASONS = 20
+"""Lines of the table; rarer reasons are one line together."""
 
 
-def run(job: Job, progress: Progress, patience: Patience | None = None) -> Outcome:
+def run(
+    job: Job, progress: Progress, patience: Patience | None = None, *, refresh: bool = False
+) -> Outcome:
     """Downloads what is not here yet. A finished download makes no request at all.
+
+    With `refresh`, the site is asked for newer posts and for what has become of the known ones.
 
     Raises:
         RequestError: no posts, no pictures, or a recipe or workspace that cannot be used.
@@ -29,25 +35,34 @@ def run(job: Job, progress: Progress, patience: Patience | None = None) -> Outco
     lines = []
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        fresh, receipt = _download(dataset, folder, progress, patience or Patience())
+        fresh, receipt = _download(dataset, folder, progress, patience or Patience(), refresh)
         already = already and not fresh
         lines.append(_sentence(dataset, receipt))
+        if fresh:
+            _say_table(dataset, receipt, progress)
     return Outcome(NAME, already, "; ".join(lines))
 
 
 def _download(
-    dataset: DatasetRecipe, folder: DatasetFolder, progress: Progress, patience: Patience
+    dataset: DatasetRecipe,
+    folder: DatasetFolder,
+    progress: Progress,
+    patience: Patience,
+    refresh: bool,
 ) -> tuple[bool, Receipt]:
     """Whether anything had to be done, and the receipt that proves it."""
     asked = download_fingerprint(dataset)
     receipt = done(folder.images, asked)
     if dataset.download is not None:
-        if receipt is not None:
+        if receipt is not None and not refresh:
             return False, receipt
-        from pipeline.download.booru import from_booru
+        from pipeline.download.booru import from_booru, visiting
+        from pipeline.download.refresh import refresh as ask_anew
 
-        with locked(folder.root):
-            return True, from_booru(dataset, dataset.download, folder, progress, patience)
+        with locked(folder.root), visiting(dataset, folder, progress, patience) as visit:
+            if refresh:
+                ask_anew(visit)
+            return True, from_booru(visit)
     if dataset.folder is None:
         raise RequestError(f"{dataset.name} has neither [download] nor [folder].")
     from pipeline.download.folder import from_folder, look
@@ -64,3 +79,20 @@ def _sentence(dataset: DatasetRecipe, receipt: Receipt) -> str:
     images, failures = receipt.summary["images"], receipt.summary["failures"]
     lost = f", {failures} not to be had" if failures else ""
     return f"{dataset.name}: {images} pictures{lost}"
+
+
+def _say_table(dataset: DatasetRecipe, receipt: Receipt, progress: Progress) -> None:
+    """What was kept, and every reason for not keeping with its count."""
+    summary = receipt.summary
+    rows = sorted(summary["left"].items(), key=lambda row: (-row[1], row[0]))
+    shown = [("kept", summary["images"]), *rows[:MOST_REASONS]]
+    if rest := rows[MOST_REASONS:]:
+        shown.append((f"{len(rest)} other reasons", sum(count for _, count in rest)))
+    width = max(len(f"{count:,}") for _, count in shown)
+    progress.say(f"{dataset.name}:")
+    for reason, count in shown:
+        progress.say(f"  {count:{width},}  {reason}")
+    if summary["alike"]:
+        progress.say(
+            f"  groups that look alike: {summary['alike']:,}, listed in images/alike.jsonl"
+        )

@@ -22,11 +22,19 @@ def reason(error: BaseException) -> str:
     return "the connection broke off"
 
 
-def unreachable(address: str, error: BaseException, tries: int, seconds: float) -> str:
-    """The sentence for a host that is down."""
+def unreachable(address: str, why: str, tries: int, seconds: float) -> str:
+    """The sentence for a host that is down, for a `reason`."""
     return (
-        f"{address} cannot be reached: {reason(error)} (tried {tries} times in {seconds:.0f} s). "
+        f"{address} cannot be reached: {why} (tried {tries} times in {seconds:.0f} s). "
         f"Check that it is up and that [download].host and the network are right. {RESUMABLE}"
+    )
+
+
+def not_itself(address: str, why: str) -> str:
+    """The sentence for a host that cannot prove who it is. Nothing is asked of such a one."""
+    return (
+        f"{address} cannot prove who it is: {why}. Check this machine's clock and certificates, "
+        f"and [download].host. {RESUMABLE}"
     )
 
 

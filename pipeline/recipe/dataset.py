@@ -1,6 +1,7 @@
 """The dataset recipe: where pictures come from and how their captions are written."""
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -8,12 +9,16 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.recipe.caption import Caption, Rating, Tagger
 from pipeline.recipe.section import Name, RecipePath, Section
 
+MOST_PIXELS = 120_000_000
+"""Pictures beyond are refused unless a recipe says otherwise: as RGBA they take half a gigabyte."""
+
 
 class Download(Section):
     """Pictures from a booru."""
 
-    site: Literal["danbooru"]
-    """Which site's API to speak."""
+    site: str = Field(min_length=1)
+    """The site, which decides what API is spoken: danbooru, gelbooru, safebooru, yandere, e621 and
+    their kin."""
     tags: str = Field(min_length=1)
     """The query, as typed into the site's search box. At most two tags on Danbooru without an
     account."""
@@ -21,10 +26,15 @@ class Download(Section):
     """Which ratings to take. Anything wider than general is spelled out here."""
     limit: int = Field(50_000, ge=1)
     """Take at most so many pictures, newest first."""
+    least_score: int | None = None
+    """Take only posts of at least this score on the site; decided again whenever scores are read
+    again."""
+    most_pixels: int = Field(MOST_PIXELS, ge=1)
+    """Pictures of more pixels, width times height, are refused before they are decoded."""
     host: str | None = None
     """Another address that speaks this site's API, such as a self-hosted booru:
     "http://127.0.0.1:8642"."""
-    requests_per_second: float = Field(1.0, gt=0, le=1000)
+    requests_per_second: float = Field(1.0, gt=0, le=1_000_000)
     """The ceiling for requests to one host, pages and files counted apart."""
     connections: int = Field(2, ge=1, le=64)
     """Files fetched at the same time."""
@@ -48,6 +58,36 @@ class Folder(Section):
 
     path: RecipePath
     """The folder, searched with all its sub-folders."""
+    most_pixels: int = Field(MOST_PIXELS, ge=1)
+    """Pictures of more pixels, width times height, are refused before they are decoded."""
+
+
+class Exclude(Section):
+    """What is never taken, whatever the search finds; decided again at every download."""
+
+    artists: tuple[str, ...] = ()
+    """Artists by their tag."""
+    tags: tuple[str, ...] = ()
+    """Tags of any category, artists too."""
+    posts: tuple[int, ...] = ()
+    """Posts by their number on the site."""
+    md5s: tuple[str, ...] = ()
+    """Files by the md5 of their bytes."""
+    uploaders: tuple[str, ...] = ()
+    """Accounts that posted, by name, or by number where the site gives no more."""
+    domains: tuple[str, ...] = ()
+    """Hosts of the sources that posts name, with all names under them: "example.com"."""
+    files: tuple[RecipePath, ...] = ()
+    """Lists such as do-not-train.txt: one md5 or artist a line, or "tag:", "post:", "uploader:",
+    "domain:", "artist:" or "md5:" and what it is. Lines that begin with # are passed over."""
+
+    @field_validator("md5s")
+    @classmethod
+    def _are_digests(cls, md5s: tuple[str, ...]) -> tuple[str, ...]:
+        for md5 in md5s:
+            if not re.fullmatch("[0-9a-fA-F]{32}", md5):
+                raise ValueError(f"{md5!r} is no md5, which has 32 hexadecimal digits")
+        return md5s
 
 
 class DatasetRecipe(Section):
@@ -57,6 +97,7 @@ class DatasetRecipe(Section):
     """The folder under WORKSPACE/datasets."""
     download: Download | None = None
     folder: Folder | None = None
+    exclude: Annotated[Exclude, Field(default_factory=Exclude)]
     caption: Annotated[Caption, Field(default_factory=Caption)]
     tagger: Tagger | None = None
     silence: tuple[str, ...] = ()

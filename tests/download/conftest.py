@@ -17,11 +17,15 @@ from pipeline.artefacts.job import Outcome, load_job
 from pipeline.artefacts.records import Failure, ImageRecord, read_records
 from pipeline.artefacts.workspace import DatasetFolder, Workspace
 from pipeline.download.patience import Patience
+from pipeline.download.posts import Post
 from pipeline.download.stage import run
 from pipeline.progress import Silent
+from pipeline.recipe.size import Size
 
-HURRIED = Patience(tries=4, first_wait=0.01, throttled_wait=0.1, connect=2, silence=0.6)
-"""The default's shape, over in tenths of a second."""
+HURRIED = Patience(
+    tries=4, first_wait=0.01, throttled_wait=0.1, connect=2, silence=0.6, cool_down=0.05, outage=0
+)
+"""The default's shape, over in tenths of a second; it does not wait for a site that went away."""
 
 
 class Told(Silent):
@@ -46,7 +50,11 @@ class Downloading:
         return Workspace(self.workspace).dataset("small")
 
     def write(self, host: str, **settings: Any) -> None:
-        """A [download] recipe for the server at `host`, quick unless `settings` say otherwise."""
+        """A [download] recipe for the server at `host`, quick unless `settings` say otherwise.
+
+        `exclude` is the table of that name.
+        """
+        exclude = settings.pop("exclude", {})
         known: dict[str, Any] = {
             "site": "danbooru",
             "tags": "maki-e_box",
@@ -55,13 +63,18 @@ class Downloading:
         }
         known |= {"host": host} | settings
         lines = [f"{key} = {_toml(value)}" for key, value in known.items() if value is not None]
-        self.recipe.write_text('name = "small"\n[download]\n' + "\n".join(lines) + "\n")
+        barred = [f"{key} = {_toml(value)}" for key, value in exclude.items()]
+        text = ["[download]", *lines, *(["[exclude]", *barred] if barred else [])]
+        self.recipe.write_text('name = "small"\n' + "\n".join(text) + "\n")
 
-    def write_folder(self, path: Path) -> None:
-        self.recipe.write_text(f'name = "small"\n[folder]\npath = {_toml(str(path))}\n')
+    def write_folder(self, path: Path, more: str = "") -> None:
+        self.recipe.write_text(f'name = "small"\n[folder]\npath = {_toml(str(path))}\n{more}')
 
-    def run(self, progress: Silent | None = None, patience: Patience = HURRIED) -> Outcome:
-        return run(load_job(self.recipe, self.workspace), progress or Silent(), patience)
+    def run(
+        self, progress: Silent | None = None, patience: Patience = HURRIED, *, refresh: bool = False
+    ) -> Outcome:
+        job = load_job(self.recipe, self.workspace)
+        return run(job, progress or Silent(), patience, refresh=refresh)
 
     def images(self) -> dict[str, ImageRecord]:
         rows = read_records(self.folder.images / "images.jsonl", ImageRecord)
@@ -99,6 +112,20 @@ def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
+@pytest.fixture(autouse=True)
+def turns_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for the turns of another program on this machine, nor uses its keys."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(runtime))
+
+
+@pytest.fixture
+def hurried() -> Patience:
+    return HURRIED
+
+
 @pytest.fixture
 def downloading(tmp_path: Path) -> Downloading:
     return Downloading(tmp_path / "small.toml", tmp_path / "workspace")
@@ -127,6 +154,33 @@ def serving(corpus: Corpus) -> Iterator[Callable[..., BooruServer]]:
 @pytest.fixture
 def booru(serving: Callable[..., BooruServer]) -> BooruServer:
     return serving()
+
+
+@pytest.fixture
+def make_post() -> Callable[..., Post]:
+    """make_post(7, score=3) -> a general post whose md5 is its number."""
+
+    def make(number: int, **said: Any) -> Post:
+        known: dict[str, Any] = {
+            "site": "danbooru",
+            "id": number,
+            "md5": f"{number:032x}",
+            "extension": "png",
+            "bytes": 1000,
+            "size": Size(64, 48),
+            "rating": "general",
+            "score": 0,
+            "status": "active",
+            "file_url": f"/{number}.png",
+            "source_url": "",
+            "parent_id": None,
+            "created_at": "2026-01-01T00:00:00+00:00",
+            "tags": {"general": ("cat",), "artist": (f"artist_{number}",)},
+            "raw": "{}",
+        }
+        return Post(**known | said)
+
+    return make
 
 
 @pytest.fixture

@@ -2,15 +2,30 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.download.content import EXTENSIONS, FOLDER_EXTENSIONS, MOST_PIXELS, Unusable, check
+from pipeline.download.content import (
+    EXTENSIONS,
+    FOLDER_EXTENSIONS,
+    Picture,
+    Unusable,
+    examine,
+    glance,
+    thumbnail,
+)
+from pipeline.recipe.dataset import MOST_PIXELS
 from pipeline.recipe.size import Size
+
+
+def check(path: Path, extensions: tuple[str, ...]) -> Picture:
+    return examine(path, extensions, MOST_PIXELS)[0]
 
 
 def encoded(kind: str, size: tuple[int, int] = (48, 32), **options) -> bytes:
@@ -77,11 +92,36 @@ def test_animated_pictures_are_unusable(tmp_path: Path, kind: str) -> None:
         check(path, FOLDER_EXTENSIONS)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [glance, examine])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path: Path, look) -> None:
     path = tmp_path / "bomb.png"
-    path.write_bytes(png_of(MOST_PIXELS // 1000 + 1, 1000))
-    with pytest.raises(Unusable, match="pixels are more than"):
-        check(path, EXTENSIONS)
+    path.write_bytes(png_of(30_000, 30_000))
+    with pytest.raises(Unusable, match="30000x30000 pixels are more than the 120,000,000"):
+        look(path, EXTENSIONS, MOST_PIXELS)
+    path.write_bytes(encoded("PNG"))
+    assert look(path, EXTENSIONS, 48 * 32)
+    with pytest.raises(Unusable, match="48x32 pixels are more than the 1,535"):
+        look(path, EXTENSIONS, 48 * 32 - 1)
+
+
+def test_a_glance_decodes_nothing(tmp_path: Path) -> None:
+    """What is cut off passes a glance, which is why all files are examined later."""
+    path = tmp_path / "cut.png"
+    path.write_bytes(png_of(900, 700))
+    assert glance(path, EXTENSIONS, MOST_PIXELS).size == Size(900, 700)
+    with pytest.raises(Unusable, match="does not decode"):
+        examine(path, EXTENSIONS, MOST_PIXELS)
+
+
+def test_a_thumbnail_is_turned_and_lies_on_white(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (400, 200), "red").save(tmp_path / "a.jpg", exif=exif)
+    small = thumbnail(tmp_path / "a.jpg", EXTENSIONS, MOST_PIXELS, 100)
+    assert small.size == (50, 100)
+    Image.new("RGBA", (10, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    clear = thumbnail(tmp_path / "clear.png", EXTENSIONS, MOST_PIXELS, 100)
+    assert clear.getpixel((5, 5)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"<html>", "not one of")])
@@ -90,3 +130,21 @@ def test_what_is_no_picture_is_unusable(tmp_path: Path, content: bytes, words: s
     path.write_bytes(content)
     with pytest.raises(Unusable, match=words):
         check(path, EXTENSIONS)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
+def test_a_bomb_in_a_text_chunk_is_not_unpacked(tmp_path: Path, kind: bytes) -> None:
+    """A hundred megabytes of nothing, packed into a hundred kilobytes."""
+    packed = b"name\0\0" + zlib.compress(bytes(100_000_000), 9)
+    chunk = struct.pack(">I", len(packed)) + kind + packed
+    chunk += struct.pack(">I", zlib.crc32(kind + packed))
+    whole = encoded("PNG")
+    path = tmp_path / "bomb.png"
+    path.write_bytes(whole[:33] + chunk + whole[33:])
+    tracemalloc.start()
+    try:
+        with suppress(Unusable):
+            check(path, EXTENSIONS)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

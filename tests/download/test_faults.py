@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 import re
 import socket
@@ -23,10 +22,11 @@ from demo.booru_posts import post_json
 from demo.corpus import Corpus, Post
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download import originals
-from pipeline.download.danbooru import Danbooru
-from pipeline.download.fetch import fetch, open_session
+from pipeline.download.fetch import Promise, open_session, receive
+from pipeline.download.landing import Landing
+from pipeline.download.parts import Part, part_of
 from pipeline.download.patience import Patience
-from pipeline.download.sites import Site
+from pipeline.download.sites import Site, dialect_of
 from pipeline.errors import BusyError, DiskFullError, RequestError, UrushiError
 
 Serving = Callable[..., BooruServer]
@@ -407,22 +407,24 @@ def test_too_little_room_is_said_before_the_first_file(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_ends_with_its_own_error_and_leaves_nothing(
-    tmp_path: Path, booru: BooruServer, corpus: Corpus, victim: Post
+    tmp_path: Path, booru: BooruServer, corpus: Corpus, victim: Post, monkeypatch
 ) -> None:
+    monkeypatch.setattr(Part, "resume", lambda part: None)  # The device is endless to read.
     folder = DatasetFolder(tmp_path)
-    place = folder.original(victim.md5, "x").parent
-    place.mkdir(parents=True)
-    (place / f".{victim.md5}.{os.getpid()}.part").symlink_to("/dev/full")
-    site = Site(Danbooru(), booru.url, "urushi/test")
+    folder.parts.mkdir()
+    part_of(folder, victim.md5).path.symlink_to("/dev/full")
+    site = Site(dialect_of("danbooru"), booru.url, "urushi/test")
+    promise = Promise(victim.md5, victim.bytes, 10**8)
     url = f"{booru.url}/original/{victim.md5[:2]}/{victim.md5[2:4]}/{victim.md5}.{victim.extension}"
 
     async def attempt() -> None:
         async with open_session(site, Patience(), 1) as session:
-            await fetch(session, site, url, victim.md5, victim.bytes, folder, fresh=False)
+            part = await receive(session, site, url, promise, folder, Patience(), fresh=False)
+            await Landing(folder, 10**8).land(part, victim.md5)
 
     with pytest.raises(DiskFullError):
         asyncio.run(attempt())
-    assert list(place.iterdir()) == []
+    assert not folder.originals.exists()
 
 
 def test_a_store_of_a_later_version_is_left_alone(downloading, booru: BooruServer) -> None:
@@ -455,7 +457,7 @@ def test_a_damaged_store_is_named_with_the_remedy(
 def test_when_nothing_can_be_had_it_says_why(downloading, serving: Serving) -> None:
     booru = serving(lambda hit: Fault(status=404) if hit.kind == "file" else None)
     downloading.write(booru.url, limit=4)
-    with pytest.raises(UrushiError, match=r"Not one of the .*gone: HTTP 404") as error:
+    with pytest.raises(UrushiError, match=r"Not one picture .*gone: HTTP 404") as error:
         downloading.run()
     assert not isinstance(error.value, RequestError)
     assert not (downloading.folder.images / "receipt.json").exists()

@@ -1,6 +1,7 @@
 """Pictures that the user has: found, hashed, tagged from sidecars, and never touched."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,73 @@ def test_a_folder_of_the_corpus_gives_the_same_pictures_as_its_booru(
     downloading.run()
     everything = corpus.wanted(("general", "sensitive", "questionable", "explicit"))
     assert everything <= set(downloading.images())
+
+
+def test_equal_pixels_in_two_files_are_one_picture(downloading, tmp_path: Path, told) -> None:
+    root = tmp_path / "p"
+    root.mkdir()
+    drawn = Image.new("RGB", (240, 160), "white")
+    for number, box in enumerate(((10, 20, 90, 140), (60, 50, 200, 90), (150, 100, 230, 150))):
+        drawn.paste((90 * number, 40, 120), box)
+    drawn.save(root / "a.png")
+    drawn.save(root / "b.webp", lossless=True)
+    drawn.resize((120, 80)).save(root / "c.png")
+    drawn.rotate(180).save(root / "d.png")
+    (root / "b.txt").write_text("boxes")
+    downloading.write_folder(root)
+    downloading.run(told)
+    images = {record.source: record for record in downloading.images().values()}
+    assert set(images) == {"a.png", "c.png", "d.png"}
+    assert images["a.png"].tags == {"general": ("boxes",)}
+    assert told.lines == [
+        "small:",
+        "  3  kept",
+        "  1  double: its pixels are those of another file",
+        "  groups that look alike: 1, listed in images/alike.jsonl",
+    ]
+    (row,) = (downloading.folder.images / "alike.jsonl").read_text().splitlines()
+    alike = sorted((images["a.png"].md5, images["c.png"].md5))
+    assert json.loads(row) == {"md5s": alike}
+
+
+@pytest.mark.parametrize(
+    ("exclude", "kept"),
+    [
+        ('artists = ["Some One"]', {"b.png"}),
+        ('tags = ["sky"]', {"a.png"}),
+        ('md5s = ["MD5"]', {"b.png"}),  # And the copy in another file with it.
+        ('posts = [1]\nuploaders = ["sky"]\ndomains = ["sky"]', {"a.png", "b.png"}),
+        ('files = ["never.txt"]', {"b.png"}),
+    ],
+)
+def test_exclusions_count_for_folders_too(
+    downloading, tmp_path: Path, told, exclude: str, kept: set[str]
+) -> None:
+    root = tmp_path / "p"
+    root.mkdir()
+    red = Image.new("RGB", (30, 30), "red")
+    red.save(root / "a.png")
+    red.save(root / "z.webp", lossless=True)
+    Image.new("RGB", (30, 30), "blue").save(root / "b.png")
+    (root / "a.txt").write_text("cat, some one")
+    (root / "z.txt").write_text("cat, some one")
+    (root / "b.txt").write_text("cat, Sky")
+    (tmp_path / "never.txt").write_text("some_one\n")
+    md5 = hashlib.md5((root / "a.png").read_bytes()).hexdigest()
+    downloading.write_folder(root, f"[exclude]\n{exclude.replace('MD5', md5)}\n")
+    downloading.run(told)
+    assert {record.source for record in downloading.images().values()} == kept
+    left = [line for line in told.lines if "excluded: " in line]
+    assert bool(left) == (len(kept) == 1)
+
+
+def test_the_pixel_budget_counts_for_folders_too(downloading, tmp_path: Path) -> None:
+    root = tmp_path / "p"
+    root.mkdir()
+    Image.new("RGB", (30, 30), "red").save(root / "a.png")
+    Image.new("RGB", (31, 30), "red").save(root / "b.png")
+    downloading.write_folder(root, "most_pixels = 900\n")
+    downloading.run()
+    assert {record.source for record in downloading.images().values()} == {"a.png"}
+    (failure,) = downloading.failures()
+    assert "31x30 pixels are more than the 900" in failure.reason

@@ -60,7 +60,8 @@ def test_a_bad_build_recipe_is_told_in_a_sentence(
     [
         ('name = "set"\n', "the recipe: needs exactly one of [download] and [folder]."),
         (f'{BOORU}[folder]\npath = "."\n', "the recipe: needs exactly one of [download] and [folder]."),
-        (BOORU.replace("danbooru", "danboru"), "[download].site should be 'danbooru' (it is 'danboru'). Did you mean 'danbooru'?"),
+        (f'{BOORU}[exclude]\nmd5s = ["ab"]\n', "[exclude].md5s: 'ab' is no md5, which has 32 hexadecimal digits."),
+        (f'{BOORU}[exclude]\nartist = ["x"]\n', "[exclude].artist is not a known key. Did you mean artists?"),
         (f'{BOORU}ratings = ["generl"]\n', "[download].ratings[0] should be 'general', 'sensitive', 'questionable' or 'explicit' (it is 'generl'). Did you mean 'general'?"),
         (f'{BOORU}host = "localhost:80"\n', '[download].host: must be an address such as "http://127.0.0.1:8642".'),
         (BOORU.replace('"set"', '"My Set"'), "name should be lower-case letters, digits, _ and -, a letter or digit first, at most 64 (it is 'My Set')."),

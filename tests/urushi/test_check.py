@@ -74,7 +74,10 @@ def test_a_single_file_without_configurations_needs_the_network(
     ("lines", "said"),
     [
         ('ratings = ["general", "explicit"]\n', "[download].ratings of set takes explicit"),
-        ("requests_per_second = 20\n", "[download].requests_per_second of set is 20; Danbooru"),
+        (
+            "requests_per_second = 20\n",
+            "[download].requests_per_second of set is 20; donmai.us allows 10",
+        ),
         ("[caption]\ndrop_categories = []\n", "[caption].drop_categories of set does not list"),
         ("[caption]\nquality = []\n", "[caption].quality of set is empty"),
     ],

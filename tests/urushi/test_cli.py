@@ -19,7 +19,7 @@ WriteRecipe = Callable[..., Path]
 
 VERBS = [
     *("demo", "booru", "new", "check", "plan", "run", "status", "schema", "merge", "report"),
-    *("rebuild", "lora", "mix"),
+    *("rebuild", "lora", "mix", "credits"),
     *(stage.name for stage in STAGES),
 ]
 

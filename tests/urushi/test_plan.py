@@ -43,7 +43,7 @@ def test_a_booru_takes_its_limit_in_seconds_at_one_a_second(
     path = tmp_path / "set.toml"
     path.write_text('name = "set"\n[download]\nsite = "danbooru"\ntags = "x"\nlimit = 50_000\n')
     print_plan(path, tmp_path / "workspace")
-    assert "set: ≤50000 pictures; at 1 requests a second at least 13.9 h" in capsys.readouterr().out
+    assert "set: ≤50000 pictures; at 1 requests a second at least 14.0 h" in capsys.readouterr().out
 
 
 def test_what_is_downloaded_is_counted(

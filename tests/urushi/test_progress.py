@@ -28,8 +28,8 @@ def test_without_a_terminal_there_are_few_plain_lines() -> None:
     lines = stream.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == [f"{n}/1000" for n in (300, 500, 700, 900, 1000)]
     # 200 pictures in 5 seconds: the 100 that were there before do not count.
-    assert lines[0] == "download: 300/1000 pictures (30%), about 17.5 s to go"
-    assert lines[-1] == "download: 1000/1000 pictures (100%), slow site"
+    assert lines[0] == "download: 300/1000 pictures (30%), 40 pictures/s, about 17.5 s to go"
+    assert lines[-1] == "download: 1000/1000 pictures (100%), 40 pictures/s, slow site"
     assert "\r" not in stream.getvalue()
 
 

@@ -1,0 +1,149 @@
+"""Received parts to their places under originals/: fsync, the new name, the folder's fsync.
+
+In threads, because all of it waits for the disk, and as many parts at a time as have come by then:
+handing a thread one small file costs as much as fetching it.
+"""
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artefacts.files import sync_folder, translated
+from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.download.content import EXTENSIONS, Picture, Unusable, glance
+from pipeline.download.parts import Part
+
+LANES = 1
+"""Threads that land at the same time."""
+MANY = 4
+MOST_TOGETHER = 8 * 1024 * 1024
+"""From so many parts on, and up to so many bytes of them, one call for the whole file system is
+cheaper than two for each part."""
+
+
+@dataclass(frozen=True)
+class Landed:
+    """A file in its place."""
+
+    picture: Picture
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    part: Part
+    md5: str
+    end: "asyncio.Future[Landed]"
+
+
+class Landing:
+    """Where the parts of one dataset go. Used from one event loop at a time."""
+
+    def __init__(self, folder: DatasetFolder, most_pixels: int) -> None:
+        self._folder = folder
+        self._most_pixels = most_pixels
+        self._waiting: list[_Arrival] = []
+        self._lanes = 0
+
+    async def land(self, part: Part, md5: str) -> Landed:
+        """A part of the right md5 to originals/ab/cd/MD5.ext.
+
+        Raises:
+            Unusable: it is no usable picture; the part is removed.
+            DiskFullError, RequestError: the disk refuses.
+        """
+        end: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Arrival(part, md5, end))
+        self._go()
+        return await end
+
+    def _go(self) -> None:
+        if not self._waiting or self._lanes >= LANES:
+            return
+        self._lanes += 1
+        arrivals, self._waiting = self._waiting, []
+        work = asyncio.get_running_loop().run_in_executor(None, self._settle, arrivals)
+        work.add_done_callback(lambda done: self._tell(arrivals, done.result()))
+
+    def _tell(self, arrivals: Sequence[_Arrival], ends: Sequence[Landed | Exception]) -> None:
+        self._lanes -= 1
+        for arrival, end in zip(arrivals, ends, strict=True):
+            if arrival.end.done():  # Whoever waited was stopped.
+                continue
+            if isinstance(end, Exception):
+                arrival.end.set_exception(end)
+            else:
+                arrival.end.set_result(end)
+        self._go()
+
+    def _settle(self, arrivals: Sequence[_Arrival]) -> list[Landed | Exception]:
+        """All of `arrivals` step by step, so that many of them wait for the disk only twice."""
+        ends: dict[Path, Landed | Exception] = {}
+        places: dict[Path, Path] = {}
+        for arrival in arrivals:
+            path = arrival.part.path
+            with _noted(ends, path):
+                picture = self._kept(arrival.part)
+                places[path] = self._folder.original(arrival.md5, picture.extension)
+                ends[path] = Landed(picture, arrival.part.length)
+        size = sum(end.bytes for end in ends.values() if isinstance(end, Landed))
+        one_call = len(places) >= MANY and size <= MOST_TOGETHER and self._sync_all()
+        if not one_call:
+            _sync(list(places), list(places), ends)
+        for path, final in places.items():
+            if isinstance(ends[path], Landed):
+                with _noted(ends, path):
+                    try:
+                        os.rename(path, final)
+                    except FileNotFoundError:
+                        final.parent.mkdir(parents=True, exist_ok=True)
+                        os.rename(path, final)
+        if not (one_call and self._sync_all()):
+            _sync([final.parent for final in places.values()], list(places), ends)
+        for arrival in arrivals:
+            arrival.part.forget()
+        return [ends[arrival.part.path] for arrival in arrivals]
+
+    def _sync_all(self) -> bool:
+        """Whether all that was written to this file system was brought to the disk, by one call
+        where the system has it."""
+        call = getattr(ctypes.CDLL(None), "syncfs", None)
+        if call is None:
+            return False
+        descriptor = os.open(self._folder.root, os.O_RDONLY)
+        try:
+            return bool(call(descriptor) == 0)
+        finally:
+            os.close(descriptor)
+
+    def _kept(self, part: Part) -> Picture:
+        part.keep()
+        try:
+            return glance(part.path, EXTENSIONS, self._most_pixels)
+        except Unusable:
+            part.discard()
+            raise
+
+
+@contextmanager
+def _noted(ends: dict[Path, Landed | Exception], path: Path) -> Iterator[None]:
+    """What goes wrong with one part is told to the one that waits for it."""
+    try:
+        with translated(path):
+            yield
+    except Exception as error:  # noqa: BLE001 - one item's end, whatever it is.
+        ends[path] = error
+
+
+def _sync(
+    paths: Sequence[Path], parts: Sequence[Path], ends: dict[Path, Landed | Exception]
+) -> None:
+    """Brings `paths` to the disk; what fails is the end of the part in the same place."""
+    for path, part in zip(paths, parts, strict=True):
+        if isinstance(ends[part], Landed):
+            with _noted(ends, part):
+                sync_folder(path)  # A file's bytes alike.

@@ -1,0 +1,141 @@
+"""What has come of a file so far: parts/MD5.part, and beside it what names the server's copy.
+
+A part is kept when the transfer breaks off, when the program is stopped and when it is killed. Its
+hash is not: the bytes are read again, which is quicker than anything else about a download.
+"""
+
+import hashlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.artefacts.workspace import DatasetFolder
+
+SUFFIX = ".part"
+VALIDATOR = ".etag"
+WORTH_RESUMING = 256 * 1024
+"""Bytes. Less is sooner fetched again than asked about."""
+
+
+def new_md5() -> "hashlib._Hash":
+    return hashlib.md5(usedforsecurity=False)
+
+
+@dataclass
+class Part:
+    """One file on its way. Used by one transfer at a time."""
+
+    path: Path
+    length: int = 0
+    """Bytes that are there."""
+    hasher: "hashlib._Hash" = field(default_factory=new_md5)
+    """Of them."""
+    _handle: BinaryIO | None = None
+    _held: list[bytes] = field(default_factory=list)
+    _name: str | None = None
+    _named: bool = False
+    """Whether there may be a file that names the server's copy."""
+
+    @property
+    def _validator(self) -> Path:
+        return self.path.with_suffix(VALIDATOR)
+
+    def resume(self) -> None:
+        """Takes up what there is."""
+        self._named = True  # As far as one knows.
+        with open(self.path, "rb") as handle:
+            self.hasher = hashlib.file_digest(handle, new_md5)
+            self.length = handle.tell()
+
+    def question(self) -> dict[str, str]:
+        """The headers that ask for the rest; none where it is better to begin anew."""
+        if self.length < WORTH_RESUMING:
+            return {}
+        headers = {"Range": f"bytes={self.length}-"}
+        with suppress(FileNotFoundError):
+            headers["If-Range"] = self._validator.read_text(encoding="latin-1")
+        return headers
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether a kill would take what came of it."""
+        return bool(self._held)
+
+    def restart(self, validator: str | None, length: int | None) -> None:
+        """Begins at the first byte of the copy that `validator` names, of `length` bytes."""
+        self.close()
+        self.length, self.hasher = 0, new_md5()
+        self._held = []
+        self._name = validator if length is None or length > WORTH_RESUMING else None
+
+    def go_on(self) -> None:
+        """Goes on behind the last byte."""
+        self._handle = open(self.path, "ab", buffering=0)  # noqa: SIM115 - until close().
+
+    def write(self, chunk: bytes) -> None:
+        """Adds bytes. Few are held in memory: making a file can wait for the disk."""
+        self.hasher.update(chunk)
+        self.length += len(chunk)
+        if self._handle is not None:
+            _write(self._handle, chunk)
+            return
+        self._held.append(chunk)
+        if self.length >= WORTH_RESUMING:
+            self._spill()
+
+    def keep(self) -> None:
+        """Puts what is held in memory into the file, which a kill then leaves as it is."""
+        try:
+            if self._held or not self.path.exists():
+                self._spill()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """The file stays."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+    def _spill(self) -> None:
+        try:
+            self._handle = open(self.path, "wb", buffering=0)  # noqa: SIM115 - until close().
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = open(self.path, "wb", buffering=0)  # noqa: SIM115
+        held, self._held = self._held, []
+        for chunk in held:
+            _write(self._handle, chunk)
+        if self._name:
+            self._named = True
+            self._validator.write_text(self._name, encoding="latin-1")
+        else:
+            self.forget()
+
+    def forget(self) -> None:
+        """Removes what named the server's copy."""
+        if self._named:
+            self._validator.unlink(missing_ok=True)
+            self._named = False
+
+    def discard(self) -> None:
+        """Removes what there is."""
+        self._named = True
+        self.close()
+        self._held = []
+        self.path.unlink(missing_ok=True)
+        self.forget()
+        self.length, self.hasher = 0, new_md5()
+
+
+def part_of(folder: DatasetFolder, md5: str) -> Part:
+    """The part of one file."""
+    return Part(folder.parts / f"{md5}{SUFFIX}")
+
+
+def _write(handle: BinaryIO, chunk: bytes) -> None:
+    """An unbuffered write may take less than all."""
+    view = memoryview(chunk)
+    while view:
+        view = view[handle.write(view) :]
