@@ -148,7 +148,7 @@ def add_terms(
     `last` are 0 where all terms are of low rank: `sizes.of_terms` knows them without the product.
     """
     memory = memory or Memory()
-    exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    exact = _exact(weight.dtype)
     total = memory.tensor("total", weight.shape, exact).copy_(weight)
     sums = Sums(weight=squares(total), elements=weight.numel())
     start: Tensor | None = None
@@ -166,10 +166,19 @@ def add_terms(
     result.copy_(total)
     if start is not None:
         sums.delta = squares(start.sub_(total))
-    if terms and terms[-1].last and result.dtype != exact:
+    if is_compared(terms, weight.dtype, result.dtype):
         error = torch.sub(result, total, out=total)
         sums.lost = squares(error if before is None else error.sub_(before))
     return sums
+
+
+def is_compared(terms: Sequence[Term], weight: torch.dtype, result: torch.dtype) -> bool:
+    """Whether `add_terms` sums what the cast lost: it casts, and the last addend is among them."""
+    return bool(terms) and terms[-1].last and result != _exact(weight)
+
+
+def _exact(weight: torch.dtype) -> torch.dtype:
+    return torch.float64 if weight == torch.float64 else torch.float32
 
 
 def _add(total: Tensor, term: Term, first: int) -> float:

@@ -8,23 +8,23 @@ import errno
 import json
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import Self
 
 from merge.container import BITS, Entry, Reader
 from merge.errors import DISK_FULL, FAILED, MergeError, writing
+from merge.hand import Hand
 
 ALIGNMENT = 8
 """Bytes: the buffer starts on a multiple of it, so that any dtype can be mapped in place."""
 
-FLUSH = 64 * 1024 * 1024
-"""Bytes after which the disk is asked to begin."""
+RELEASE = 64 * 1024 * 1024
+"""Bytes after which the disk is asked to begin with them."""
 
 PAGE = 4096
 """Bytes: file systems that share blocks between files share whole ones at such places."""
@@ -102,20 +102,39 @@ def plan(entries: Sequence[Entry], metadata: Mapping[str, str], like: int | None
 
 
 def write_tensors(
-    path: Path, planned: Planned, content: Callable[[Entry], Iterable[Content]]
+    path: Path,
+    planned: Planned,
+    content: Callable[[Entry], Iterable[Content]],
+    hand: Hand | None = None,
 ) -> None:
-    """Writes a laid-out file, tensor by tensor, and fsyncs it. `path` is a temporary one."""
-    with open(path, "wb", buffering=0) as file, _Flusher(file) as flusher:
-        writer = _Writer(file, flusher)
-        writer.write(planned.prefix)
-        for entry in planned.entries:
-            before = writer.position
-            for piece in content(entry):
-                writer.write(piece)
-            if writer.position - before != entry.size:
-                raise AssertionError(f"{entry.name}: {writer.position - before} of {entry.size}")
-        writer.flush()
+    """Writes a laid-out file, tensor by tensor, and fsyncs it. `path` is a temporary one.
+
+    `hand`: who writes. A piece then belongs to it until its next task is done; without one, it is
+    written before the next piece is asked for.
+    """
+    with open(path, "wb", buffering=0) as file:
+        writer = _Writer(file)
+        try:
+            _pass(hand, partial(writer.write, planned.prefix))
+            for entry in planned.entries:
+                size = 0
+                for piece in content(entry):
+                    size += piece.count if isinstance(piece, Span) else len(piece)
+                    _pass(hand, partial(writer.write, piece))
+                if size != entry.size:
+                    raise AssertionError(f"{entry.name}: {size} of {entry.size}")
+            _pass(hand, writer.flush)
+        finally:
+            if hand is not None:
+                hand.settle()
         os.fsync(file.fileno())
+
+
+def _pass(hand: Hand | None, task: Callable[[], None]) -> None:
+    if hand is None:
+        task()
+    else:
+        hand.do(task)
 
 
 def rewrite_prefix(path: Path, planned: Planned) -> None:
@@ -132,27 +151,24 @@ def rewrite_prefix(path: Path, planned: Planned) -> None:
 class _Writer:
     """Writes pieces in order; spans that follow one another in their file become one copy."""
 
-    def __init__(self, file: FileIO, flusher: "_Flusher") -> None:
+    def __init__(self, file: FileIO) -> None:
         self._file = file
-        self._flusher = flusher
+        self._position = 0
+        self._released = 0
         self._reader: Reader | None = None
         self._begin = 0
         self._count = 0
-        self.position = 0
-        """Bytes given so far."""
 
     def write(self, piece: Content) -> None:
         if not isinstance(piece, Span):
             self.flush()
             _write_all(self._file, piece)
-            self.position += len(piece)
-            self._flusher.written(len(piece))
+            self._written(len(piece))
             return
         if piece.reader is not self._reader or piece.begin != self._begin + self._count:
             self.flush()
             self._reader, self._begin = piece.reader, piece.begin
         self._count += piece.count
-        self.position += piece.count
 
     def flush(self) -> None:
         """Copies the spans that wait."""
@@ -172,46 +188,19 @@ class _Writer:
                 raise MergeError(
                     f"{reader.path} became shorter while it was read. Start again.", FAILED
                 )
-            self._flusher.written(done)
+            self._written(done)
             begin, left = begin + done, left - done
 
+    def _written(self, count: int) -> None:
+        """Has the disk begin, and lets go of what it has.
 
-class _Flusher:
-    """Has the disk write while the sum goes on: a thread that syncs every FLUSH bytes.
-
-    Left to itself the kernel waits until gigabytes are dirty, and the last fsync for all of them.
-    """
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-        self._due = threading.Event()
-        self._waiting = 0
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._ended = True
-        self._due.set()
-        self._thread.join()
-
-    def written(self, count: int) -> None:
-        """Tells of `count` more bytes."""
-        self._waiting += count
-        if self._waiting >= FLUSH:
-            self._waiting = 0
-            self._due.set()
-
-    def _run(self) -> None:
-        while self._due.wait() and not self._ended:
-            self._due.clear()
-            try:
-                os.fdatasync(self._file.fileno())
-            except OSError:
-                return  # The fsync at the end meets the same, and says so.
+        Left to itself the kernel waits until gigabytes are dirty, the last fsync waits for all of
+        them, and every new page costs the search for an old one: three times the CPU seconds.
+        """
+        self._position += count
+        if self._position - self._released >= RELEASE:
+            self._released = self._position
+            os.posix_fadvise(self._file.fileno(), 0, self._position, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(file: FileIO, content: bytes | bytearray | memoryview) -> None:

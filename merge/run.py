@@ -15,6 +15,7 @@ from pathlib import Path
 from merge.arithmetic import DTYPES, dtype_named, exact_products
 from merge.container import BITS
 from merge.errors import MergeError
+from merge.hand import Hand
 from merge.identity import Hasher, identity, recall
 from merge.layers import Base, Part
 from merge.layout import look
@@ -86,15 +87,16 @@ def merge(
 
         plans = planned(known or UNKNOWN)
         last = len(addends) - 1
-        work = Work(found, plans, uses, last, hashers, on_tensor, stable_rank)
         stack.enter_context(exact_products())
         # A folder's other files are small beside its weights, which is all that is counted here.
         with replacing(out, sum(p.size for p in plans), found.folder) as temporary:
             places = _places(found, temporary)
             if found.folder:
                 _copy_rest(found, temporary)
-            for number, place in enumerate(places):
-                work.write(number, place)
+            with Hand() as hand:
+                work = Work(found, plans, uses, last, hashers, on_tensor, stable_rank, hand)
+                for number, place in enumerate(places):
+                    work.write(number, place)
             base_hash = known or identity(
                 base, None, {path: hasher.hexdigest() for path, hasher in hashers.items()}
             )

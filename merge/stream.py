@@ -7,20 +7,34 @@ that it is finite, the sum) is taken from that one pass.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from merge.arithmetic import DTYPES, Memory, Sums, add_terms, finite, row_blocks, tensor_of
+from merge.arithmetic import (
+    DTYPES,
+    Memory,
+    Sums,
+    add_terms,
+    finite,
+    is_compared,
+    row_blocks,
+    tensor_of,
+)
 from merge.container import Entry, Reader
 from merge.delta import Term
 from merge.errors import MergeError
+from merge.hand import Hand, Slots
 from merge.identity import Hasher
 from merge.layers import Base, Part
 from merge.matching import Use, Uses
 from merge.output import Content, Planned, Span, write_tensors
 from merge.records import LayerReport
 from merge.sizes import of_terms
+
+SLOTS = 3
+"""Blocks of each kind in memory: one summed, one hashed or written, one waiting."""
 
 PIECE = 512 * 1024
 """Bytes read at once of what passes through: hashed and looked at while in the cache."""
@@ -47,6 +61,7 @@ class Work:
         hashers: Mapping[Path, Hasher],
         on_tensor: Callable[[int, int], None] | None,
         stable_rank: bool,
+        hand: Hand,
     ) -> None:
         self.base, self.plans, self.uses = base, plans, uses
         self.layers: list[LayerReport] = []
@@ -57,6 +72,8 @@ class Work:
         self._on_tensor = on_tensor
         self._stable_rank = stable_rank
         self._memory = Memory()
+        self._hand = hand
+        self._stored, self._written = Slots(hand, SLOTS), Slots(hand, SLOTS)
         self._done = 0
 
     def write(self, number: int, path: Path) -> None:
@@ -64,7 +81,7 @@ class Work:
         part, planned, uses = self.base.parts[number], self.plans[number], self.uses[number]
         rows: dict[str, list[LayerReport]] = {}
         with part.reader() as reader:
-            source = _Source(part, reader, self._hashers.get(part.path))
+            source = _Source(part, reader, self._hashers.get(part.path), self._hand)
 
             def content(entry: Entry) -> Iterator[Content]:
                 stored = part.header.entries[entry.name]
@@ -82,7 +99,7 @@ class Work:
                 if self._on_tensor is not None:
                     self._on_tensor(self._done, self.tensors)
 
-            write_tensors(path, planned, content)
+            write_tensors(path, planned, content, self._hand)
         self.layers += [row for key in part.header.entries for row in rows.get(key, [])]
 
     def _changed(
@@ -101,11 +118,13 @@ class Work:
             blocks = [(0, segment.rows)] if whole else row_blocks(segment.rows, width)
             sums = Sums()
             for first, end in blocks:
+                slot = self._written.take()
                 result, block = self._block(
-                    source, stored, dtype, segment.first, first, end, terms, turned
+                    source, stored, dtype, segment.first, first, end, terms, turned, slot
                 )
                 sums.add(block)
                 yield result
+                self._written.given(slot)
             if segment.uses:
                 rows[stored.name].append(
                     self._report(source.part, stored, dtype, segment, terms, sums)
@@ -121,22 +140,27 @@ class Work:
         end: int,
         terms: Sequence[Term],
         turned: bool,
+        slot: int,
     ) -> tuple[memoryview, Sums]:
         """Rows [start + first, start + end) of a tensor, summed and cast, as bytes to write."""
         width = _flat(stored)[1]
         row = width * DTYPES[stored.dtype].itemsize
-        view = self._memory.take("stored", (end - first) * row)
+        reading = self._stored.take()
+        view = self._memory.take(f"stored {reading}", (end - first) * row)
         source.read_into(stored, (start + first) * row, view)
+        self._stored.given(reading)
         weight = tensor_of(view, stored.dtype).view(end - first, width)
         if turned:
             weight = weight.T.contiguous()
-        written = self._memory.take("written", weight.numel() * DTYPES[dtype].itemsize)
+        written = self._memory.take(f"written {slot}", weight.numel() * DTYPES[dtype].itemsize)
         result = tensor_of(written, dtype).view(end - first, width)
         into = torch.empty(weight.shape, dtype=DTYPES[dtype]) if turned else result
         sums = add_terms(weight, terms, first, into, self._memory)
         if turned:
             result.copy_(into.T)
-        if not finite(result):
+        # What the cast lost was summed over every element: NaN and infinity would show in it.
+        compared = is_compared(terms, DTYPES[stored.dtype], DTYPES[dtype])
+        if not (compared and math.isfinite(sums.lost)) and not finite(result):
             _refuse_infinite(source.part, stored.name, finite(weight), dtype)
         return written, sums
 
@@ -157,11 +181,13 @@ class Work:
             return
         for offset in range(0, entry.size, PIECE):
             count = min(PIECE, entry.size - offset)
-            view = self._memory.take("piece", count)
+            slot = self._stored.take()
+            view = self._memory.take(f"stored {slot}", count)
             source.read_into(entry, offset, view)
             if watched and not finite(tensor_of(view, entry.dtype)):
                 _refuse_infinite(source.part, entry.name, False, entry.dtype)
             yield Span(source.reader, entry, offset, count) if source.reader.copyable else view
+            self._stored.given(slot)
 
     def _unmoved(self, part: Part, stored: Entry, segment: Segment) -> LayerReport:
         """A row for a layer whose strengths are all 0. Its factors are read, for NaN."""
@@ -202,15 +228,16 @@ class Work:
 class _Source:
     """A part being read: its bytes go by its hasher on their way."""
 
-    def __init__(self, part: Part, reader: Reader, hasher: Hasher | None) -> None:
-        self.part, self.reader = part, reader
+    def __init__(self, part: Part, reader: Reader, hasher: Hasher | None, hand: Hand) -> None:
+        self.part, self.reader, self._hand = part, reader, hand
         # A .ckpt is not read at places that are its own: it is hashed by itself.
         self.hasher = hasher if reader.copyable else None
 
     def read_into(self, entry: Entry, offset: int, view: memoryview) -> None:
         self.reader.read_into(entry, offset, view)
         if self.hasher is not None:
-            self.hasher.saw(self.part.header.start + entry.begin + offset, view)
+            position = self.part.header.start + entry.begin + offset
+            self._hand.do(partial(self.hasher.saw, position, view))
 
 
 def _flat(entry: Entry) -> tuple[int, int]:
