@@ -43,7 +43,8 @@ LITERAL = re.compile(r"[\w.]+")
 class Told:
     """What a configuration says of one module. alpha: None where nothing is said.
 
-    rank: what alpha is divided by where the tensors do not have it: LoKr of two whole factors.
+    rank: must be that of the tensors; what alpha is divided by where they have none: LoKr of two
+    whole factors.
     dora: there must be a magnitude.
     """
 

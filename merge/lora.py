@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from merge.adapter_config import WEIGHTS, Told, of_folder, of_metadata
+from merge.adapter_config import CONFIG, WEIGHTS, Told, of_folder, of_metadata
 from merge.arithmetic import finite, tensor_of
 from merge.container import Entry, Reader, read_header
 from merge.delta import Delta
@@ -23,7 +23,7 @@ from merge.errors import MergeError, listed
 from merge.forms import Decomposed, Difference, Hadamard, Kronecker, LowRank, tucker
 from merge.lora_keys import grouped
 from merge.lora_modules import NAMES, Module, by_input, canonical
-from merge.lora_parts import module_of
+from merge.lora_parts import WHOLE, module_of
 
 __all__ = ["Factors", "LoraFile", "Module", "canonical", "open_loras"]
 
@@ -56,6 +56,11 @@ class LoraFile:
     def __init__(self, path: Path) -> None:
         """Raises MergeError: unreadable, no LoRA, a form not supported, halves missing."""
         self.path = path
+        if path.name == WEIGHTS and not path.is_dir():
+            raise MergeError(
+                f"{path} is half of an adapter of PEFT's: what it is scaled by is in {CONFIG}. "
+                f"Name the folder that holds both, {path.parent}."
+            )
         folder = of_folder(path) if path.is_dir() else None
         weights = path / WEIGHTS if folder is not None else path
         header = read_header(weights)
@@ -184,7 +189,13 @@ class LoraFile:
         return factor if rank is None else factor * module.told.scale(rank)
 
     def _number(self, module: Module, part: str) -> float | None:
-        return float(self._part(module, part).item()) if part in module.entries else None
+        entry = module.entries.get(part)
+        if entry is None:
+            return None
+        if entry.dtype in WHOLE:
+            signed = entry.dtype.startswith("I")
+            return float(int.from_bytes(self.reader.read(entry), "little", signed=signed))
+        return float(self._read(entry).item())
 
     def _together(self, module: Module, *parts: str) -> list[Tensor]:
         """The parts in one dtype, the more exact one; without elements where there is none."""

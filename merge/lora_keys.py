@@ -2,6 +2,7 @@
 
     kohya, LyCORIS   NAME.lora_down.weight   NAME.hada_w1_a   NAME.lokr_w1   NAME.diff   NAME.w_norm
     diffusers, PEFT  NAME.lora_A.weight      NAME.lora_magnitude_vector      NAME.lora_B.bias
+    PEFT, unsaved    NAME.lora_A.default.weight
     diffusers < 0.20 NAME.lora.down.weight   NAME_lora.down.weight   NAME.lora_linear_layer.…
 
 A key is a module's name and one of SUFFIXES; what is neither is refused by name, never left out.
@@ -23,6 +24,8 @@ SUFFIXES: Mapping[str, str] = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
     ".lora_B.bias": "up_bias",
+    ".lora_A.default.weight": "down",
+    ".lora_B.default.weight": "up",
     ".lora.down.weight": "down",
     ".lora.up.weight": "up",
     "_lora.down.weight": "down",
@@ -34,6 +37,7 @@ SUFFIXES: Mapping[str, str] = {
     ".dora_scale": "dora_scale",
     ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.weight": "magnitude",
+    ".lora_magnitude_vector.default.weight": "magnitude",
     ".hada_w1_a": "hada_w1_a",
     ".hada_w1_b": "hada_w1_b",
     ".hada_w2_a": "hada_w2_a",

@@ -14,6 +14,8 @@ from merge.errors import MergeError
 from merge.lora_modules import NAMES, Form, Module, Shape, canonical
 
 FLOATS = ("F16", "BF16", "F32", "F64")
+WHOLE = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
+"""kohya stores an alpha that was not given, and is the rank, as a whole number."""
 
 
 def module_of(path: Path, name: str, entries: Mapping[str, Entry], told: Told) -> Module:
@@ -32,8 +34,9 @@ class _Parts:
         self.path, self.name, self.entries = path, name, entries
 
     def module(self, told: Told) -> Module:
-        for entry in self.entries.values():
-            if entry.dtype not in FLOATS:
+        for part, entry in self.entries.items():
+            whole = part == "alpha" and entry.dtype in WHOLE
+            if entry.dtype not in FLOATS and not whole:
                 raise MergeError(
                     f"{entry.name} in {self.path} has the dtype {entry.dtype}; "
                     f"LoRAs of {', '.join(FLOATS)} can be merged."
@@ -46,6 +49,11 @@ class _Parts:
                 )
         form = self._form()
         shape, rank, flat = self._weight(form)
+        if None not in (rank, told.rank) and rank != told.rank:
+            raise MergeError(
+                f"{self.name} in {self.path} has rank {rank}, but the configuration beside it says "
+                f"{told.rank}: its alpha is of other tensors. Save the adapter again."
+            )
         has_bias = self._bias(shape)
         decomposed = self._magnitude(shape, flat)
         if told.dora and not decomposed:

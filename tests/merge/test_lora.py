@@ -98,6 +98,7 @@ def test_alphas_in_the_metadata_of_diffusers(opened, rslora, root):
             "diffusion_model.out.2",
             "diffusers",
         ),
+        ("unet.x.lora_A.default.weight", "unet.x.lora_B.default.weight", "unet.x", "diffusers"),
         ("base_model.model.x.lora_A.weight", "base_model.model.x.lora_B.weight", None, "peft"),
     ],
 )
@@ -121,6 +122,19 @@ def test_float64_factors_stay_so(opened):
         assert factors.up.equal(parts["lora_up.weight"])
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("alpha", [1, 100])
+def test_an_alpha_may_be_a_whole_number(opened, dtype, alpha):
+    """kohya's trainer stores one that was not given, the rank, as int64."""
+    with opened(named({**PLAIN, "alpha": torch.tensor(alpha, dtype=dtype)})) as file:
+        assert file.thin(file.modules[NAME]).scale == alpha / 4
+
+
+def test_a_negative_whole_alpha_keeps_its_sign(opened):
+    with opened(named({**PLAIN, "alpha": torch.tensor(-2)})) as file:
+        assert file.thin(file.modules[NAME]).scale == -0.5
+
+
 BROKEN = {
     "no up": ({"lora_down.weight": DOWN}, "lacks lora_up"),
     "no down": ({"lora_up.weight": UP}, "lacks lora_down"),
@@ -137,7 +151,9 @@ BROKEN = {
     "a core of another rank": ({**PLAIN, "lora_mid.weight": torch.ones(3, 4, 3, 3)}, "Tucker"),
     "two alphas": ({**PLAIN, "alpha": torch.ones(2)}, r"alpha.*shape \[2\]"),
     "eight bits": ({**PLAIN, "lora_up.weight": UP.to(F8)}, r"lora_up.weight.*F8_E4M3"),
-    "whole numbers": ({**PLAIN, "alpha": torch.tensor(1)}, r"alpha.*I64"),
+    "whole numbers": ({**PLAIN, "lora_up.weight": UP.int()}, r"lora_up.weight.*I32"),
+    "an alpha of truths": ({**PLAIN, "alpha": torch.tensor(True)}, r"alpha.*BOOL"),
+    "a whole dora_scale": ({**PLAIN, "dora_scale": torch.ones(OUT, 1).int()}, r"dora_scale.*I32"),
     "magnitudes": ({**PLAIN, "dora_scale": torch.ones(5, 1)}, r"dora_scale.*\[5, 1\]"),
     "magnitudes of inputs": ({**PLAIN, "dora_scale": torch.ones(1, 4)}, r"dora_scale.*\[1, 4\]"),
     "magnitudes of PEFT": ({**PLAIN, "lora_magnitude_vector": torch.ones(IN)}, "magnitude.*DoRA"),
@@ -224,6 +240,8 @@ CONFIGS = {
         {"alpha_pattern": {"(": 1}},
         "a pattern that is none",
     ),
+    "a rank of other tensors": ({"r": 8}, "has rank 4, but .* says 8"),
+    "a pattern of other tensors": ({"rank_pattern": {"x|proj_in": 2}}, "rank 4, but .* says 2"),
     "DoRA without magnitudes": ({"use_dora": True}, "lacks lora_magnitude_vector"),
 }
 
@@ -251,6 +269,17 @@ def test_configurations_that_cannot_be_followed(opened, tmp_path, kind, place):
     config.unlink()
     with pytest.raises(MergeError, match="a folder without adapter_model"), open_loras([tmp_path]):
         pass
+
+
+def test_the_tensors_of_peft_alone_do_not_say_their_scale(tmp_path):
+    tensors = {"base_model.model.x.lora_A.weight": DOWN, "base_model.model.x.lora_B.weight": UP}
+    weights, config = tmp_path / "adapter_model.safetensors", {"r": 4, "lora_alpha": 16}
+    save_file(tensors, weights)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(MergeError, match=f"Name the folder that holds both, {tmp_path}"):
+        open_loras([weights]).__enter__()
+    with open_loras([tmp_path]) as (file,):
+        assert file.thin(file.modules["base_model.model.x"]).scale == 4
 
 
 @pytest.mark.parametrize(
