@@ -113,7 +113,7 @@ class Work:
         if self._target is None or not weight or entry.dtype not in DTYPES:
             return entry
         size = entry.size * 8 // BITS[entry.dtype] * BITS[self._target] // 8
-        return replace(entry, dtype=self._target, begin=0, end=size)
+        return replace(entry, dtype=self._target, end=entry.begin + size)
 
     def _refuse_half_a_vae(self, name: str, network: Apart, key: str) -> None:
         if network == "vae" and name == self._recipe.vae:
@@ -184,8 +184,9 @@ class Work:
 
 
 def same_places(tasks: list[Task], leading: Model) -> bool:
-    """Whether every tensor is as long as in the leading model, and no other is there."""
+    """Whether every tensor has the bytes' place that it has in the leading model, and no other is
+    there."""
     theirs = leading.part.header.entries
-    return [(t.entry.name, t.entry.size) for t in tasks] == [
-        (entry.name, entry.size) for entry in theirs.values()
+    return [(t.entry.name, t.entry.begin, t.entry.end) for t in tasks] == [
+        (entry.name, entry.begin, entry.end) for entry in theirs.values()
     ]

@@ -360,6 +360,21 @@ def test_dtypes(base, model, tmp_path):
         mix(of_two(a, b, 0.5, dtype="int4"), out)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_dtype_as_wide_as_the_models_own(base, model, tmp_path, dtype):
+    """Every tensor is as long as before, and has another dtype or the same."""
+    a, b = (model(base, letter, filled(v)) for letter, v in (("a", 1), ("b", 3)))
+    out = tmp_path / "out.safetensors"
+    mix(of_two(a, b, 0.5, "M00=0", dtype=dtype), out)
+    written = load_file(out)
+    assert {key: tuple(t.shape) for key, t in written.items()} == {
+        key: tuple(t.shape) for key, t in load_file(a).items()
+    }
+    assert written[CONV_IN].unique().tolist() == [2.0]
+    assert written[MIDDLE].unique().tolist() == [1.0]
+    assert written[MIDDLE].dtype == getattr(torch, dtype)
+
+
 def test_8_bits_are_copied_but_not_mixed(base, model, tmp_path):
     small = model(base, "small", lambda k, t: t.to(torch.float8_e4m3fn) if k == MIDDLE else t)
     a, out = model(base, "a"), tmp_path / "out.safetensors"
