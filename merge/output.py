@@ -177,17 +177,10 @@ class _Writer:
         if reader is None:
             return
         while left:
-            try:
-                done = os.copy_file_range(reader.fileno(), self._file.fileno(), left, begin)
-            except OSError as error:
-                if error.errno not in CANNOT_COPY:
-                    raise
+            done = _copy_in_kernel(reader, begin, left, self._file)
+            if not done:
                 _copy_by_hand(reader, begin, left, self._file)
                 return
-            if done == 0:
-                raise MergeError(
-                    f"{reader.path} became shorter while it was read. Start again.", FAILED
-                )
             self._written(done)
             begin, left = begin + done, left - done
 
@@ -207,6 +200,16 @@ def _write_all(file: FileIO, content: bytes | bytearray | memoryview) -> None:
     view = memoryview(content)
     while view:
         view = view[file.write(view) :]
+
+
+def _copy_in_kernel(reader: Reader, begin: int, count: int, file: FileIO) -> int:
+    """Bytes copied; 0 where the kernel cannot, or says (as on some file systems) that all is."""
+    try:
+        return os.copy_file_range(reader.fileno(), file.fileno(), count, begin)
+    except OSError as error:
+        if error.errno not in CANNOT_COPY:
+            raise
+        return 0
 
 
 def _copy_by_hand(reader: Reader, begin: int, count: int, file: FileIO) -> None:
