@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
-from itertools import count
 from pathlib import Path
 
+from merge.beside import claimed, swap, sweep
 from merge.container import BITS, Entry, Reader
 from merge.errors import DISK_FULL, FAILED, MergeError, writing
 from merge.hand import Hand
@@ -29,10 +29,11 @@ RELEASE = 64 * 1024 * 1024
 PAGE = 4096
 """Bytes: file systems that share blocks between files share whole ones at such places."""
 
+PIECE = 1024 * 1024
+"""Bytes copied at once where the kernel cannot."""
+
 CANNOT_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 """What says that the kernel cannot copy between these two files; bytes are then written by us."""
-
-_NUMBERS = count()
 
 
 @dataclass(frozen=True)
@@ -178,9 +179,7 @@ class _Writer:
             return
         while left:
             done = _copy_in_kernel(reader, begin, left, self._file)
-            if not done:
-                _copy_by_hand(reader, begin, left, self._file)
-                return
+            done = done or _copy_by_hand(reader, begin, left, self._file)
             self._written(done)
             begin, left = begin + done, left - done
 
@@ -203,7 +202,7 @@ def _write_all(file: FileIO, content: bytes | bytearray | memoryview) -> None:
 
 
 def _copy_in_kernel(reader: Reader, begin: int, count: int, file: FileIO) -> int:
-    """Bytes copied; 0 where the kernel cannot, or says (as on some file systems) that all is."""
+    """Bytes copied from `begin` on; 0 where the kernel cannot, or says that nothing is there."""
     try:
         return os.copy_file_range(reader.fileno(), file.fileno(), count, begin)
     except OSError as error:
@@ -212,15 +211,13 @@ def _copy_in_kernel(reader: Reader, begin: int, count: int, file: FileIO) -> int
         return 0
 
 
-def _copy_by_hand(reader: Reader, begin: int, count: int, file: FileIO) -> None:
-    while count:
-        piece = os.pread(reader.fileno(), min(count, 1 << 20), begin)
-        if not piece:
-            raise MergeError(
-                f"{reader.path} became shorter while it was read. Start again.", FAILED
-            )
-        _write_all(file, piece)
-        begin, count = begin + len(piece), count - len(piece)
+def _copy_by_hand(reader: Reader, begin: int, count: int, file: FileIO) -> int:
+    """Bytes copied from `begin` on, a piece of them at most."""
+    piece = os.pread(reader.fileno(), min(count, PIECE), begin)
+    if not piece:
+        raise MergeError(f"{reader.path} became shorter while it was read. Start again.", FAILED)
+    _write_all(file, piece)
+    return len(piece)
 
 
 @contextmanager
@@ -228,20 +225,19 @@ def replacing(out: Path, size: int, folder: bool) -> Iterator[Path]:
     """Yields a temporary path beside `out`, which becomes `out` if nothing was raised.
 
     `size`: bytes that will be needed, checked before anything is written. `folder`: whether the
-    output is one. The caller fsyncs.
-    An existing folder is swapped; between its two renames a kill leaves neither, never a mixture.
+    output is one. The temporary one is there, and empty; the caller fsyncs what it writes.
+    An existing output is replaced in one step, a folder by exchanging the names (`beside.swap`).
 
     Raises:
         MergeError: no room (3), no permission (2), `out` is a folder that is no pipeline (2).
     """
-    temporary = _beside(out)
     if out.is_dir() and not (folder and (out / "model_index.json").is_file()):
         raise MergeError(f"{out} is a folder, and not an earlier output. Choose another output.")
     if folder and out.is_file():
         raise MergeError(f"{out} is a file, but a folder is to be written. Choose another output.")
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(out)
+        sweep(out)
         free = shutil.disk_usage(out.parent).free
         if free < size:
             raise MergeError(
@@ -249,59 +245,10 @@ def replacing(out: Path, size: int, folder: bool) -> Iterator[Path]:
                 "free some space and run the same command again.",
                 DISK_FULL,
             )
-        try:
-            _remove(temporary)
+        with claimed(out, folder) as temporary:
             yield temporary
-            _swap(temporary, out)
-        except BaseException:
-            _remove(temporary)
-            raise
-        sync_folder(out.parent)
-
-
-def _swap(temporary: Path, out: Path) -> None:
-    if not temporary.is_dir() and not out.is_dir():
-        temporary.replace(out)
-        return
-    aside = _beside(out)
-    if out.exists():
-        out.rename(aside)
-    temporary.rename(out)
-    _remove(aside)
-
-
-def _beside(out: Path) -> Path:
-    """A name that no other process or thread uses; it ends in the writer's process."""
-    return out.with_name(f".{out.name}.{next(_NUMBERS)}.{os.getpid()}.part")
-
-
-def _remove_stale(out: Path) -> None:
-    """Temporaries of `out` whose writers are dead."""
-    for leftover in out.parent.glob(f".{_escaped(out.name)}.*.*.part"):
-        number = leftover.name.split(".")[-2]
-        if number.isdecimal() and not _is_alive(int(number)):
-            _remove(leftover)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            swap(temporary, out)
+            sync_folder(out.parent)
 
 
 def copy_file(source: Path, target: Path) -> None:

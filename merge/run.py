@@ -31,6 +31,9 @@ from merge.strength import require_finite
 LOSS_WORTH_A_WARNING = 0.2
 """Share of the last delta: at 0.2 an fp16 chain still behaves, beyond it the round fades."""
 
+BELOW_THE_GRID = 0.5
+"""Share of a weight's last delta: beyond it most of the delta is smaller than the dtype's steps."""
+
 
 def merge(
     base: Path,
@@ -175,6 +178,14 @@ def _report(
         warnings.append(
             f"The cast hides {total.cast_loss:.0%} of the last addend's delta: it is near the "
             "output dtype's grid. Keep the LoRA, and merge with dtype float32 to see all of it."
+        )
+    lost = [row for row in work.layers if row.cast_loss > BELOW_THE_GRID]
+    # A few are in every LoRA: layers that training hardly moved.
+    if len(lost) > len(work.layers) // 10:
+        worst = max(lost, key=lambda row: row.cast_loss)
+        warnings.append(
+            f"In {len(lost)} of {len(work.layers)} weights the last addend's delta is mostly below "
+            f"the steps of the output's dtype; {worst.key} loses most of it, {worst.cast_loss:.0%}."
         )
     if unmatched:
         warnings.append(f"{len(unmatched)} LoRA modules found no weight and were left out.")

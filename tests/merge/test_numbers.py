@@ -160,6 +160,8 @@ def test_cast_loss_is_of_the_last_addend(base, lora, tmp_path):
     two = merge(base.file, [Addend(large, 1.0), Addend(small, 1.0)], out)
     assert one.cast_loss < 0.05 and not one.warnings
     assert two.cast_loss > 0.9 and "cast hides" in two.warnings[0]
+    below = sum(row.cast_loss > 0.5 for row in two.matched)
+    assert f"In {below} of {len(two.matched)} weights" in two.warnings[1]
     assert all(0.0 <= row.cast_loss <= 1.0 for row in two.matched)
     wide = merge(base.file, [Addend(large, 1.0), Addend(small, 1.0)], out, dtype="float32")
     assert wide.cast_loss < 0.01

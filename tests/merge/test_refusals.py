@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -339,6 +340,50 @@ def test_full_disk_keeps_the_old_output(base, lora, tmp_path, monkeypatch, kind)
         act(0.5)
     assert caught.value.exit_code == 3
     assert content() == before and not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a tmpfs")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this root may not mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_disk_that_fills_up_meanwhile(base, lora, tmp_path, small_disk, kind):
+    """Room enough when it was looked at; another program took it."""
+    source, out = (base.folder if kind == "folder" else base.file), small_disk / "out"
+    path = lora(base)
+    merge(source, [Addend(path, 1.0)], out)
+    files = [out] if kind == "file" else sorted(p for p in out.rglob("*") if p.is_file())
+    before = [p.read_bytes() for p in files]
+
+    def fill(done, total):
+        if done == 1:
+            with suppress(OSError), open(small_disk / "another", "wb", buffering=0) as other:
+                while other.write(bytes(4096)):
+                    pass
+
+    with pytest.raises(MergeError, match="No room left") as caught:
+        merge(source, [Addend(path, 0.5)], out, on_tensor=fill)
+    assert caught.value.exit_code == 3
+    assert [p.read_bytes() for p in files] == before and not list(small_disk.glob(".*"))
+    with pytest.raises(MergeError, match="Nothing was written") as caught:
+        merge(source, [Addend(path, 0.5)], out)
+    assert caught.value.exit_code == 3 and not list(small_disk.glob(".*"))
+    (small_disk / "another").unlink()
+    merge(source, [Addend(path, 0.5)], out)
+    merge(source, [Addend(path, 0.5)], tmp_path / "apart")
+    for file in files:
+        same = tmp_path / "apart" / file.relative_to(out)
+        assert file.read_bytes() == same.read_bytes()
 
 
 def test_no_right_to_write(base, lora, tmp_path, monkeypatch):

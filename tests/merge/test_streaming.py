@@ -1,6 +1,7 @@
 """How bytes get from the base to the output: one pass, the kernel's copies, never half a file."""
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -14,7 +15,7 @@ import torch
 from blake3 import blake3
 from safetensors.torch import load_file, save_file
 
-from merge import Addend, MergeError, merge
+from merge import Addend, MergeError, beside, merge
 from merge import identity as identity_module
 from merge.container import read_header
 
@@ -167,15 +168,43 @@ def test_two_processes_on_one_output(base, lora, tmp_path):
 
 
 def test_only_what_dead_writers_left_is_swept(base, lora, tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    stale = tmp_path / f".out.safetensors.0.{dead.pid}.part"
-    alive = tmp_path / f".out.safetensors.0.{os.getppid()}.part"
-    other = tmp_path / f".other.safetensors.0.{dead.pid}.part"
-    for path in (stale, alive, other):
+    """Whoever holds the lock lives, whatever its number; a number says nothing in a container."""
+    stale, folder = tmp_path / ".out.safetensors.0.1.part", tmp_path / ".out.safetensors.1.7.part"
+    alive, other = tmp_path / ".out.safetensors.0.99.part", tmp_path / ".out.safetensors.b.0.1.part"
+    folder.mkdir()
+    for path in (stale, alive, other, folder / "inside"):
         path.write_bytes(b"part")
+    with open(alive, "rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        merge(base.file, [Addend(lora(base), 1.0)], tmp_path / "out.safetensors")
+        assert not stale.exists() and not folder.exists() and alive.exists() and other.exists()
     merge(base.file, [Addend(lora(base), 1.0)], tmp_path / "out.safetensors")
-    assert not stale.exists() and alive.exists() and other.exists()
+    assert not alive.exists() and other.exists()
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_is_replaced_by_an_exchange_of_names(base, lora, tmp_path, monkeypatch, exchange):
+    """At no moment is there no output; where the system cannot, two renames do it."""
+    out, path = tmp_path / "out", lora(base)
+    merge(base.folder, [Addend(path, 0.7)], out)
+    (out / "of the old one").touch()
+    renames, real = [], os.rename
+    if not exchange:
+        monkeypatch.setattr(beside, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "rename", lambda *names: (renames.append(names), real(*names)))
+    merge(base.folder, [Addend(path, 0.5)], out)
+    monkeypatch.undo()
+    assert len(renames) == (0 if exchange else 2)
+    assert not (out / "of the old one").exists() and not list(tmp_path.glob(".*"))
+    merge(base.folder, [Addend(path, 0.5)], tmp_path / "apart")
+    assert weights(out) == weights(tmp_path / "apart") != weights(base.folder)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
 
 
 def test_force_lets_an_output_take_the_place_of_its_input(base, lora, tmp_path):
