@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Read when torch is first imported; spinning threads starve everything else on a small machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 

@@ -100,7 +100,7 @@ class Child:
 
     def __init__(self, recipe: Path, workspace: Path) -> None:
         command = [sys.executable, "-c", CHILD, str(recipe), str(workspace)]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "2"}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         self._said: queue.Queue[tuple[str, str] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read)

@@ -52,9 +52,8 @@ def rebuild_round(
     sum_of = " + ".join(f"{link.strength:g} x round {link.round}" for link in made_of.links)
     print(f"{target}: {made.report.tensors} tensors, {size(made.report.size)}")
     print(f"origin + {sum_of}")
-    if made.sha256 is not None:
-        same = f", the same bytes as round {number} had" if made_of.expected else ""
-        print(f"sha256 {made.sha256}{same}")
+    same = f", the same bytes as round {number} had" if made_of.expected else ""
+    print(f"sha256 {made.sha256}{same}")
 
 
 def parse_strengths(text: str) -> list[float]:

@@ -56,11 +56,14 @@ def run_fingerprint(job: Job) -> str:
         {
             "asked": download_fingerprint(dataset),
             "caption": dataset.caption.model_dump(mode="json"),
+            "tagger": dataset.tagger.model_dump(mode="json") if dataset.tagger else None,
         }
         for _, dataset in job.datasets
     ]
-    build = job.build.model_dump(mode="json") if job.build else None
+    # Which warnings are silenced is between the recipe and its reader.
+    build = job.build.model_dump(mode="json", exclude={"silence"}) if job.build else None
     base = [job.build.base.checkpoint, job.build.base.config] if job.build else []
+    base += [Path(dataset.tagger.model) for _, dataset in job.datasets if dataset.tagger]
     return fingerprint(
         versions=VERSIONS,
         datasets=datasets,

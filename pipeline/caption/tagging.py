@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from pipeline.artefacts.files import sweep
 from pipeline.artefacts.receipts import done, write_receipt
 from pipeline.artefacts.records import ImageRecord, Record, read_records, write_records
@@ -82,7 +84,7 @@ def _tag_shard(
         for image in batch:
             try:
                 pictures[image.md5] = prepared(folder.root / image.path, tagger.side)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, Image.DecompressionBombError) as error:
                 found.append(SeenRecord(md5=image.md5, tags=(), failure=f"unreadable: {error}"))
         if pictures:
             for md5, guesses in zip(pictures, tagger(list(pictures.values())), strict=True):

@@ -34,8 +34,8 @@ class Rebuilt:
     """A checkpoint that was written."""
 
     report: merge.MergeReport
-    sha256: str | None
-    """None of a diffusers folder."""
+    sha256: str
+    """Of a diffusers folder as `chain.sha256` says."""
 
 
 def plan(
@@ -100,8 +100,8 @@ def rebuild(plan: Plan, out: Path, on_tensor: Callable[[int, int], None] | None 
         UrushiError: it was written, and its bytes are not those of the round's checkpoint.
     """
     report = write_chain(plan.origin, plan.links, out, on_tensor)
-    digest = None if out.is_dir() else sha256(out)
-    if plan.expected and digest is not None and digest != plan.expected:
+    digest = sha256(out)
+    if plan.expected and digest != plan.expected:
         raise UrushiError(
             f"{out} was written, but its sha256 {digest} is not that of the round's checkpoint, "
             f"{plan.expected}. Inputs are the same, so the sum was rounded otherwise: the build "

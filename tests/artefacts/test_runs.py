@@ -87,3 +87,20 @@ def test_a_dataset_run_is_proved_by_receipts(write_recipe: WriteRecipe, tmp_path
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("x")
     assert len(products(job)) == 3
+
+
+def test_a_tagger_is_asked_for_and_a_silenced_warning_is_not(
+    job: Job, write_recipe: WriteRecipe
+) -> None:
+    root = finish(job)
+    recipe = write_recipe()
+    recipe.write_text('silence = ["conv-rank"]\n' + recipe.read_text())
+    pictures = recipe.with_name("pictures.toml")
+    pictures.write_text('silence = ["contact"]\n' + pictures.read_text())
+    assert finished(root, run_fingerprint(load_job(recipe, job.workspace.root))) is not None
+    pictures.write_text(pictures.read_text() + '[tagger]\nmodel = "someone/tagger"\n')
+    tagged = load_job(recipe, job.workspace.root)
+    assert finished(root, run_fingerprint(tagged)) is None
+    pictures.write_text(pictures.read_text() + "general = 0.5\n")
+    stricter = load_job(recipe, job.workspace.root)
+    assert run_fingerprint(stricter) != run_fingerprint(tagged)

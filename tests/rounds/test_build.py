@@ -22,7 +22,7 @@ from pipeline.artefacts.ledger import Ledger, read_ledger
 from pipeline.artefacts.runs import products
 from pipeline.errors import GateStopped
 from pipeline.progress import Silent
-from pipeline.rounds import stage
+from pipeline.rounds import rebuild, stage
 from pipeline.rounds.split import Split
 from pipeline.rounds.training import pictures
 from pipeline.stages import DATA_STAGES
@@ -235,6 +235,11 @@ def test_a_diffusers_folder_ends_in_a_folder(fresh_job: JobMaker) -> None:
         total += 0.5 * float(alpha) / down.shape[0] * delta.reshape(total.shape)
     assert not before[key].equal(after[key])
     torch.testing.assert_close(after[key], total.float(), rtol=1e-6, atol=1e-7)
+    again = rebuild.rebuild(
+        rebuild.plan(job.folder, ledger, job.workspace.identities, 2), base.parent / "again"
+    )
+    assert again.sha256 == last.checkpoint_sha256
+    shutil.rmtree(base.parent / "again")
     assert products(job) and all(part.run(job, Silent()).already for part in stage.parts(job))
     shutil.rmtree(job.folder.final)
     assert not stage.parts(job)[-1].run(job, Silent()).already

@@ -198,16 +198,20 @@ def test_schema(urushi: Urushi) -> None:
     assert "tags" in dataset["$defs"]["Download"]["properties"]
 
 
-def test_torch_threads_sleep_when_idle(tmp_path: Path) -> None:
+def test_torch_threads_soon_sleep_unless_told_otherwise(tmp_path: Path) -> None:
     program = """
 import os, urushi.status
-urushi.status.print_status = lambda *_: print(os.environ["OMP_WAIT_POLICY"])
+urushi.status.print_status = lambda *_: print(os.environ.get("GOMP_SPINCOUNT"))
 from urushi.cli import main
 main()
 """
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    for given, seen in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
-        extra = {} if given is None else {"OMP_WAIT_POLICY": given}
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in ours}
+    for extra, seen in (
+        ({}, "1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+    ):
         ended = subprocess.run(
             [sys.executable, "-c", program, "status"],
             capture_output=True,
