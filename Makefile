@@ -31,7 +31,7 @@ test: setup
 	$(BIN)/ruff check $(ROOMS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not drill"
+	$(BIN)/pytest -m "not drill" --numprocesses 2 --dist loadfile
 
 drill: setup
 	$(BIN)/pytest -m drill

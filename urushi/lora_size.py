@@ -11,7 +11,8 @@ from pathlib import Path
 from pipeline.errors import RequestError
 from pipeline.models.header import read_header
 from pipeline.models.layout import UNET, is_folder, weights_of
-from pipeline.recipe.build import Base, Lora
+from pipeline.recipe.base import Base
+from pipeline.recipe.lora import Lora
 
 ATTENTION = (".transformer_blocks.", ".proj_in.", ".proj_out.")
 ENDS = ("time_embed", "label_emb", "add_embedding", "conv_in.", "conv_out.", "out.")

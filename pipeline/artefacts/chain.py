@@ -12,8 +12,8 @@ from pipeline.artefacts.receipts import Receipt, done
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
-from pipeline.recipe.build import Resize
 from pipeline.recipe.caption import Tagger
+from pipeline.recipe.resize import Resize
 
 VERSIONS = {
     "download": 1,

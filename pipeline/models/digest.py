@@ -30,7 +30,7 @@ from pipeline.models.layout import (
     read_configuration,
     weights_of,
 )
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 VERSION = 1
 """Raised when what is digested changes, so that remembered digests are forgotten."""

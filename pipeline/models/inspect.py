@@ -17,7 +17,7 @@ from pipeline.models.layout import (
     read_configuration,
     weights_of,
 )
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 Family = Literal["sd15", "sd2", "sdxl"]
 Layout = Literal["single-file", "diffusers"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import RequestError
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """Where diffusers, too, looks for the configurations of an SD 1.5 single file."""

@@ -31,7 +31,7 @@ from pipeline.models.layout import (
 )
 from pipeline.models.schedule import sampling_scheduler, training_scheduler
 from pipeline.models.text import TextStack
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

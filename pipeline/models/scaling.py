@@ -1,7 +1,7 @@
 """The factor between a VAE's latents and what the UNet expects."""
 
 from pipeline.models.layout import fetched_configurations, read_configuration
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 STABLE_DIFFUSION = 0.18215
 """SD 1.5's, Rombach et al. 2022, arXiv 2112.10752: it gives the latents unit variance."""

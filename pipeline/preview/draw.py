@@ -14,7 +14,8 @@ from pipeline.errors import UrushiError
 from pipeline.models.load import load_pipeline
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import Size
-from pipeline.recipe.build import Base, Preview
+from pipeline.recipe.base import Base
+from pipeline.recipe.preview import Preview
 
 BATCH = 8
 """Pictures drawn together at most."""

@@ -12,7 +12,9 @@ from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, done, write_receipt
 from pipeline.progress import Progress
 from pipeline.recipe import Size
-from pipeline.recipe.build import Base, BuildRecipe, Preview
+from pipeline.recipe.base import Base
+from pipeline.recipe.build import BuildRecipe
+from pipeline.recipe.preview import Preview
 
 VERSION = 1
 """Raised when the same settings would draw other pictures."""

@@ -5,9 +5,10 @@
 Raises RecipeError, which names key, file and remedy.
 """
 
-from pipeline.recipe.build import BuildRecipe, RoundLaw
+from pipeline.recipe.build import BuildRecipe
 from pipeline.recipe.dataset import DatasetRecipe
 from pipeline.recipe.load import load_any, load_build, load_dataset
+from pipeline.recipe.rounds import RoundLaw
 from pipeline.recipe.size import Size
 
 __all__ = [

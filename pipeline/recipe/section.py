@@ -27,6 +27,8 @@ def _not_empty(path: object) -> object:
     return path
 
 
+Positive = Annotated[float, Field(gt=0)]
+
 RecipePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_recipe_folder)]
 """A path; a relative one is meant from the folder of the recipe that names it."""
 

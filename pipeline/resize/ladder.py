@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import RequestError
 from pipeline.recipe import Size
-from pipeline.recipe.build import Resize
+from pipeline.recipe.resize import Resize
 
 _WEBP_LONGEST = 16383
 """Pixels a side; the format has 14 bits for it."""

@@ -32,7 +32,7 @@ from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import UrushiError
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe, Size
-from pipeline.recipe.build import Resize
+from pipeline.recipe.resize import Resize
 from pipeline.resize.ladder import bucket_ladder, is_upscaled
 from pipeline.resize.shards import (
     SHARD,

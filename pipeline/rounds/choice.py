@@ -18,7 +18,8 @@ from pipeline.rounds.gate import Verdict, judge
 from pipeline.rounds.strength import search
 from pipeline.rounds.training import Pictures, pictures, training
 from pipeline.train.counted import seed_of
-from pipeline.train.loop import LORA, RoundTraining, train_round
+from pipeline.train.loop import LORA, train_round
+from pipeline.train.plan import RoundTraining
 
 RECEIPT = "strength.json"
 ATTEMPTS = 2

@@ -10,8 +10,8 @@ from pathlib import Path
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.records import Record
 from pipeline.errors import RequestError
-from pipeline.recipe.build import HELD_OUT_LEAST as LEAST
-from pipeline.recipe.build import HELD_OUT_MOST as MOST
+from pipeline.recipe.rounds import HELD_OUT_LEAST as LEAST
+from pipeline.recipe.rounds import HELD_OUT_MOST as MOST
 from pipeline.train.counted import seed_of, uniform
 
 TIMESTEPS = 1000

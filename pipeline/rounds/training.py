@@ -13,7 +13,7 @@ from pipeline.recipe import RoundLaw
 from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.split import Split, draw_split, frozen_split
 from pipeline.train.counted import seed_of
-from pipeline.train.loop import RoundTraining
+from pipeline.train.plan import RoundTraining
 
 RETRY_RATE = 0.5
 """A round that did not help is tried once more at this share of its rate, with a new seed."""

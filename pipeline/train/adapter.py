@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.artefacts.files import write_bytes
 from pipeline.artefacts.tensors import ordered
-from pipeline.recipe.build import Lora
+from pipeline.recipe.lora import Lora
 from pipeline.train.counted import seed_of
 
 NAME = "round"

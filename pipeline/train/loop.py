@@ -1,59 +1,28 @@
 """Trains one round's LoRA, from its last resume point if there is one."""
 
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from diffusers.optimization import get_scheduler
-from torch import Tensor
 
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.errors import RequestError, UrushiError
-from pipeline.models.load import load_scheduler, load_unet
-from pipeline.models.scaling import latent_scaling
-from pipeline.models.shards import open_latents, open_texts
+from pipeline.models.load import load_scheduler
 from pipeline.progress import Progress
 from pipeline.recipe import BuildRecipe
-from pipeline.train.adapter import attach, factors, save_lora, set_factors, trainable
-from pipeline.train.counted import gaussian, uniform
-from pipeline.train.objective import (
-    noisy,
-    posterior_sample,
-    sample_losses,
-    stratified_timesteps,
-    target,
-)
+from pipeline.train.adapter import factors, save_lora, set_factors, trainable
+from pipeline.train.feed import Feed
+from pipeline.train.network import load_network, mixed_precision
+from pipeline.train.objective import noisy, sample_losses, target
 from pipeline.train.optimizers import new_optimizer
-from pipeline.train.order import Batch, Order
+from pipeline.train.plan import RoundTraining
 from pipeline.train.resume import FILE, State, load_state, save_state
 
 LORA = "lora.safetensors"
 LOSSES = "losses.json"
-
-
-@dataclass(frozen=True)
-class RoundTraining:
-    """One attempt at a round's LoRA."""
-
-    folder: Path
-    """Where its resume point, its losses, the LoRA and the receipt go."""
-    fingerprint: str
-    round: int
-    seed: int
-    learning_rate: float
-    epochs: int | None
-    steps: int | None
-    """One of epochs and steps is set."""
-    checkpoint: Path | None
-    """What the LoRA is trained on: an earlier round's checkpoint, or None for the origin."""
-    pictures: tuple[str, ...]
-    """md5s to train on; the held-out ones are not among them."""
-    latents: Path
-    texts: Path
 
 
 def train_round(recipe: BuildRecipe, training: RoundTraining, progress: Progress) -> Receipt:
@@ -84,29 +53,16 @@ class _Run:
     def __init__(self, recipe: BuildRecipe, training: RoundTraining) -> None:
         self.recipe, self.training = recipe, training
         train = recipe.train
-        self.accelerator = Accelerator(mixed_precision=_mixed_precision(train.precision))
+        self.accelerator = Accelerator(mixed_precision=mixed_precision(train.precision))
         if self.accelerator.num_processes > 1:
             raise RequestError(
                 "Training on several GPUs at once is not supported yet. Start urushi without "
                 "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one card."
             )
-        self.latents, self.texts = open_latents(training.latents), open_texts(training.texts)
-        wanted = set(training.pictures)
-        records = [r for r in self.latents.records if r.md5 in wanted]
-        if not records:
-            raise RequestError("There are no pictures to train on: all failed or are held out.")
-        self.order = Order(records, train.batch_size, training.seed, training.round)
-        self.steps = training.steps or (training.epochs or 1) * self.order.steps_per_epoch
-        self.scaling = latent_scaling(recipe.base)
         self.noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
-
-        unet: UNet2DConditionModel = load_unet(recipe.base, training.checkpoint)
-        if self.accelerator.mixed_precision == "fp16":
-            unet.to(dtype=torch.float16)
-        if train.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-        self.covered = attach(unet, recipe.lora, training.seed)
-        unet.train()
+        self.feed = Feed(recipe, training, int(self.noise_schedule.config.num_train_timesteps))
+        self.steps = training.steps or (training.epochs or 1) * self.feed.steps_per_epoch
+        unet, self.covered = load_network(recipe, training, self.accelerator.mixed_precision)
         optimizer = new_optimizer(train, trainable(unet), training.learning_rate)
         scheduler = get_scheduler(
             train.scheduler,
@@ -144,12 +100,12 @@ class _Run:
 
     def advance(self) -> None:
         """One optimizer step."""
-        batch = self.order.at(self.step)
-        latents, hidden, noise, timesteps = self._inputs(batch)
+        inputs = self.feed.at(self.step).to(self.accelerator.device)
+        latents, noise, timesteps = inputs.latents, inputs.noise, inputs.timesteps
         wanted = target(self.noise_schedule, latents, noise, timesteps)
         mixed = noisy(self.noise_schedule, latents, noise, timesteps)
         with self.accelerator.autocast():
-            prediction = self.unet(mixed, timesteps, hidden).sample
+            prediction = self.unet(mixed, timesteps, inputs.hidden).sample
         loss = sample_losses(prediction, wanted).mean()
         value = float(loss.detach())
         if not torch.isfinite(loss.detach()):
@@ -166,34 +122,6 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.losses.append(value)
         self.step += 1
-
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Latents (B, C, H, W), hidden states (B, 77, D), noise, timesteps (B,), on the device."""
-        job = self.training
-        latents, hidden, noises = [], [], []
-        for md5 in batch.md5s:
-            key = (job.seed, job.round, batch.epoch, md5, self.step)
-            mean, logvar = self.latents.latent(md5)
-            shape = tuple(mean.shape)
-            drawn = gaussian(shape, *key, "posterior")
-            latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self.scaling))
-            dropped = uniform(*key, "dropout") < self.recipe.train.caption_dropout
-            hidden.append(self.texts.empty if dropped else self.texts.hidden(md5))
-            noises.append(gaussian(shape, *key, "noise"))
-        count = len(batch.md5s)
-        timesteps = stratified_timesteps(
-            torch.arange(count),
-            count,
-            uniform(job.seed, job.round, self.step, "timestep"),
-            int(self.noise_schedule.config.num_train_timesteps),
-        )
-        device = self.accelerator.device
-        return (
-            torch.stack(latents).to(device),
-            torch.stack(hidden).float().to(device),
-            torch.stack(noises).to(device),
-            timesteps.to(device),
-        )
 
     def save(self) -> None:
         """Replaces the resume point."""
@@ -253,15 +181,3 @@ class _Run:
         )
         (folder / FILE).unlink(missing_ok=True)
         return receipt
-
-
-def _mixed_precision(precision: str) -> str:
-    """What accelerate should autocast to: fp16 on a GPU where the recipe leaves it open."""
-    if precision == "auto":
-        return "fp16" if torch.cuda.is_available() else "no"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise RequestError(
-            '[train].precision is "fp16", which needs a GPU, and there is none here. '
-            'Use "auto" or "float32".'
-        )
-    return "fp16" if precision == "fp16" else "no"

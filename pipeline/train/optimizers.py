@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.recipe.build import Train
+from pipeline.recipe.train import Train
 
 OPTIMIZERS: tuple[tuple[str, str, str], ...] = (
     ("adamw", "torch.optim", "AdamW"),

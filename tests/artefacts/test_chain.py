@@ -11,7 +11,7 @@ from pipeline.artefacts.receipts import Output, Receipt, write_receipt
 from pipeline.artefacts.workspace import Workspace
 from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
-from pipeline.recipe.build import Resize
+from pipeline.recipe.resize import Resize
 
 
 def dataset(**changes: Any) -> DatasetRecipe:

@@ -24,7 +24,7 @@ from pipeline.cache import latents as latents_module
 from pipeline.cache.stage import run
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.shards import open_latents, open_texts
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 
 class TinyBase(NamedTuple):

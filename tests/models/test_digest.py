@@ -10,7 +10,7 @@ import torch
 from pipeline.artefacts.identity import Identities
 from pipeline.models import digest
 from pipeline.models.digest import ComponentDigests, component_digests
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipeline.errors import RequestError
 from pipeline.models.inspect import inspect, require_supported
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_config_folder_must_be_whole(tiny: Any, configured: Path, tmp_path: Path
 
 def test_inspecting_needs_no_torch(tiny: Any) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline.recipe.build import Base; "
+        "import sys; from pathlib import Path; from pipeline.recipe.base import Base; "
         "from pipeline.models.inspect import inspect; import pipeline.models.places; "
         f"base = Base(checkpoint=Path({str(tiny.folder)!r})); "
         "print(inspect(base).family, 'torch' in sys.modules)"
@@ -186,7 +186,7 @@ def test_inspecting_needs_no_torch(tiny: Any) -> None:
 def test_configurations_that_only_the_hub_has(tiny: Any, tmp_path: Path) -> None:
     """Offline, with an empty cache: one sentence, and no traceback."""
     code = (
-        "from pathlib import Path; from pipeline.recipe.build import Base\n"
+        "from pathlib import Path; from pipeline.recipe.base import Base\n"
         "from pipeline.errors import RequestError\n"
         "from pipeline.models.layout import fetched_configurations\n"
         f"try: fetched_configurations(Base(checkpoint=Path({str(tiny.file)!r})))\n"

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from pipeline.errors import RequestError
 from pipeline.models.load import load_pipeline, load_scheduler, load_text, load_unet, load_vae
-from pipeline.recipe.build import Base
+from pipeline.recipe.base import Base
 
 
 @pytest.fixture

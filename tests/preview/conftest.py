@@ -11,7 +11,8 @@ from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths, sample_fingerprint, settings
 from pipeline.recipe import Size
-from pipeline.recipe.build import Base, Preview
+from pipeline.recipe.base import Base
+from pipeline.recipe.preview import Preview
 
 Colour = tuple[int, int, int]
 SMALL = Size(16, 8)

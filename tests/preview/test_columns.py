@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.columns import read_sheet
-from pipeline.recipe.build import Preview
+from pipeline.recipe.preview import Preview
 
 PREVIEW = Preview(prompts=("a", "b"))
 GREY = (9, 9, 9)

@@ -14,7 +14,7 @@ from pipeline.preview import wording
 from pipeline.preview.counts import StageCount
 from pipeline.preview.report import write_report
 from pipeline.recipe import Size
-from pipeline.recipe.build import Preview
+from pipeline.recipe.preview import Preview
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 PREVIEW = Preview(prompts=("a red circle", EVIL))

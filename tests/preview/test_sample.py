@@ -15,7 +15,7 @@ from pipeline.preview import draw
 from pipeline.preview.sample import sample, sample_fingerprint
 from pipeline.progress import Silent
 from pipeline.recipe import Size
-from pipeline.recipe.build import Preview
+from pipeline.recipe.preview import Preview
 
 SIZE = Size(24, 16)
 PREVIEW = Preview(prompts=("red circle", "two blue square"), seed=7, steps=2, guidance=3)
@@ -31,7 +31,8 @@ from pathlib import Path
 from pipeline.preview.sample import sample
 from pipeline.progress import Silent
 from pipeline.recipe import Size
-from pipeline.recipe.build import Base, Preview
+from pipeline.recipe.base import Base
+from pipeline.recipe.preview import Preview
 preview = Preview.model_validate_json({PREVIEW.model_dump_json()!r})
 nowhere = Path("/there/is/no/such.safetensors")
 folder = Path({str(folder.round(1).samples)!r})

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RequestError
 from pipeline.recipe import Size
-from pipeline.recipe.build import Resize
+from pipeline.recipe.resize import Resize
 from pipeline.resize.ladder import Placement, bucket_ladder, is_upscaled, nearest_bucket, place
 
 LADDER_512 = (

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from pipeline.recipe.build import Lora
+from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, load_lora, save_lora, set_strength, targets, trainable
 
 

@@ -6,7 +6,8 @@ import pytest
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from pipeline.recipe.build import Base, Lora
+from pipeline.recipe.base import Base
+from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, factors
 from urushi.lora_size import lora_bytes
 

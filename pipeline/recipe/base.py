@@ -1,0 +1,13 @@
+"""[base]: the checkpoint that round 1 starts from."""
+
+from pipeline.recipe.section import RecipePath, Section
+
+
+class Base(Section):
+    """The origin: the checkpoint that round 1 starts from."""
+
+    checkpoint: RecipePath
+    """A .safetensors checkpoint of Stable Diffusion 1.5's layout, or a diffusers folder."""
+    config: RecipePath | None = None
+    """A diffusers folder with the configurations of a single-file checkpoint (no weights needed).
+    Without it diffusers takes them from its hub cache, or the hub."""

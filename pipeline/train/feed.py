@@ -1,0 +1,85 @@
+"""What the network is shown at each step: latents, noise, timesteps and conditioning.
+
+Everything drawn is a function of (seed, round, epoch, image, step); see `counted`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import RequestError
+from pipeline.models.scaling import latent_scaling
+from pipeline.models.shards import open_latents, open_texts
+from pipeline.recipe import BuildRecipe
+from pipeline.train.counted import gaussian, uniform
+from pipeline.train.objective import posterior_sample, stratified_timesteps
+from pipeline.train.order import Order
+from pipeline.train.plan import RoundTraining
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch."""
+
+    latents: Tensor
+    """(B, C, H, W) float32, scaled."""
+    noise: Tensor
+    """(B, C, H, W) float32."""
+    timesteps: Tensor
+    """(B,) int64."""
+    hidden: Tensor
+    """(B, 77, D) float32: the captions' hidden states."""
+
+    def to(self, device: torch.device) -> "Inputs":
+        """The same on `device`."""
+        return Inputs(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+class Feed:
+    """The batches of one round, by step.
+
+    Raises:
+        RequestError: no pictures are left to train on.
+    """
+
+    def __init__(self, recipe: BuildRecipe, training: RoundTraining, timesteps: int) -> None:
+        self._train, self._training, self._total = recipe.train, training, timesteps
+        self._latents, self._texts = open_latents(training.latents), open_texts(training.texts)
+        wanted = set(training.pictures)
+        records = [r for r in self._latents.records if r.md5 in wanted]
+        if not records:
+            raise RequestError("There are no pictures to train on: all failed or are held out.")
+        self._order = Order(records, recipe.train.batch_size, training.seed, training.round)
+        self._scaling = latent_scaling(recipe.base)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in which every picture is seen once."""
+        return self._order.steps_per_epoch
+
+    def at(self, step: int) -> Inputs:
+        """The batch of `step`, counted from 0 over the whole round, on the CPU."""
+        job, batch = self._training, self._order.at(step)
+        latents, hidden, noises = [], [], []
+        for md5 in batch.md5s:
+            key = (job.seed, job.round, batch.epoch, md5, step)
+            mean, logvar = self._latents.latent(md5)
+            shape = tuple(mean.shape)
+            drawn = gaussian(shape, *key, "posterior")
+            latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))
+            dropped = uniform(*key, "dropout") < self._train.caption_dropout
+            hidden.append(self._texts.empty if dropped else self._texts.hidden(md5))
+            noises.append(gaussian(shape, *key, "noise"))
+        count = len(batch.md5s)
+        return Inputs(
+            latents=torch.stack(latents),
+            noise=torch.stack(noises),
+            timesteps=stratified_timesteps(
+                torch.arange(count),
+                count,
+                uniform(job.seed, job.round, step, "timestep"),
+                self._total,
+            ),
+            hidden=torch.stack(hidden).float(),
+        )
