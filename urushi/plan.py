@@ -143,7 +143,7 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     some = any(count.count is None for count in counts.values())
     more = ", and the folders not counted yet" if some else ""
     resized, latents, texts = _data_bytes(recipe, counts)
-    yield f"resized      ≤ {size(resized)} (lossless {recipe.resize.format}){more}"
+    yield f"resized      ≤ {size(resized)} ({recipe.resize.format}){more}"
     yield f"cache        ≤ {size(latents)} latents, {size(texts)} texts{more}"
     base, kept = base_bytes(recipe), _checkpoints(recipe)
     if base is None:
@@ -164,7 +164,7 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
 def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int, int, int]:
     """At most: resized pictures, latents, texts."""
     total = sum(count.count or 0 for count in counts.values())
-    area = recipe.resize.resolution**2
+    area = sum(side**2 for side in recipe.resize.resolutions)
     factor, features = _latent_and_text(recipe)
     latents = total * area // factor**2 * LATENT_BYTES
     return 3 * total * area, latents, (total + 1) * TEXT_BYTES * features

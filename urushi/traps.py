@@ -123,8 +123,9 @@ def _public_site(dataset: DatasetRecipe) -> Iterator[Trap]:
 def build_traps(recipe: BuildRecipe) -> Iterator[Trap]:
     """Traps in a build recipe alone."""
     resize = recipe.resize
-    for key in ("resolution", "min_side", "max_side"):
-        pixels = getattr(resize, key)
+    sides = [("resolution", resize.resolution)]
+    sides += [("more_resolutions", side) for side in resize.more_resolutions]
+    for key, pixels in (*sides, ("min_side", resize.min_side), ("max_side", resize.max_side)):
         if pixels % resize.step:
             down = pixels - pixels % resize.step
             yield Trap(

@@ -19,8 +19,8 @@ VERSIONS = {
     "download": 1,
     "caption": 2,
     "tags": 1,
-    "resize": 1,
-    "latents": 1,
+    "resize": 2,
+    "latents": 2,
     "text": 1,
     "train": 1,
 }

@@ -47,7 +47,7 @@ class CaptionRecord(Record):
 
 
 class ResizedRecord(Record):
-    """resize -> cache."""
+    """resize -> cache. A picture has one row for each bucket that it lies in."""
 
     md5: str
     file: str
@@ -58,13 +58,21 @@ class ResizedRecord(Record):
     original_width: int
     original_height: int
     """Pixels after the EXIF turn."""
+    scaled_width: int
+    scaled_height: int
+    """Pixels of the whole picture after scaling, which the bucket is cut out of."""
     crop_left: int
     crop_top: int
-    """Pixels cut off after scaling, for SDXL's conditioning."""
+    """Pixels cut off after scaling."""
 
 
 class LatentRecord(Record):
-    """cache -> train: row `row` of a latent shard."""
+    """cache -> train: row `row` of a latent shard.
+
+    SDXL is conditioned on original size, crop and target size (Podell et al. 2023, arXiv
+    2307.01952, section 2.2): (original_height, original_width), (crop_top, crop_left),
+    (height, width).
+    """
 
     md5: str
     shard: str
@@ -72,7 +80,15 @@ class LatentRecord(Record):
     row: int
     width: int
     height: int
-    """The bucket, pixels."""
+    """The bucket, pixels: the target size."""
+    original_width: int
+    original_height: int
+    """Pixels after the EXIF turn."""
+    crop_left: int
+    crop_top: int
+    """Pixels cut off after scaling; of a mirrored picture, as it is mirrored."""
+    variant: int = 0
+    """0 is the picture as it is; mirrored and recoloured ones follow."""
 
 
 class TextRecord(Record):
@@ -81,6 +97,8 @@ class TextRecord(Record):
     md5: str
     shard: str
     row: int
+    variant: int = 0
+    """0 is the caption as it is; shuffled and thinned ones, and other texts, follow."""
 
 
 class Failure(Record):

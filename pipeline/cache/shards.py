@@ -123,7 +123,7 @@ def _finish(
             f"Check {work.source} and run `urushi cache` again."
         )
     _remove_strays(work, [shard for shard, _ in found])
-    records.sort(key=lambda row: row.md5)
+    records.sort(key=_place)
     write_records(work.folder / INDEX_FILE, records)
     files: list[str] = [shard.name for shard, receipt in found if receipt.outputs]
     return write_receipt(
@@ -149,6 +149,12 @@ def _records(
 ) -> list[LatentRecord | TextRecord]:
     items = {item.md5: item for item in shard.items}
     return [record(items[md5], shard.name, row) for row, md5 in enumerate(receipt.summary["rows"])]
+
+
+def _place(row: LatentRecord | TextRecord) -> tuple[str, int, int]:
+    """A picture's largest bucket first, and its variants in order."""
+    area = row.width * row.height if isinstance(row, LatentRecord) else 0
+    return row.md5, -area, row.variant
 
 
 def _counts(receipts: Iterable[Receipt]) -> dict[str, int]:

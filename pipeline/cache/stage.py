@@ -142,7 +142,17 @@ def _configuration(job: Job, component: Component) -> dict[str, object]:
 
 
 def _latent_record(item: ResizedRecord, shard: str, row: int) -> LatentRecord:
-    return LatentRecord(md5=item.md5, shard=shard, row=row, width=item.width, height=item.height)
+    return LatentRecord(
+        md5=item.md5,
+        shard=shard,
+        row=row,
+        width=item.width,
+        height=item.height,
+        original_width=item.original_width,
+        original_height=item.original_height,
+        crop_left=item.crop_left,
+        crop_top=item.crop_top,
+    )
 
 
 def _text_record(item: CaptionRecord, shard: str, row: int) -> TextRecord:

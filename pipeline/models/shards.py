@@ -16,6 +16,7 @@ from pipeline.artefacts.receipts import done, read_receipt
 from pipeline.artefacts.records import LatentRecord, TextRecord, read_records
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.places import EMPTY_CAPTION
+from pipeline.recipe import Size
 
 AnyShardRecord = TypeVar("AnyShardRecord", LatentRecord, TextRecord)
 
@@ -30,10 +31,9 @@ class Posterior(NamedTuple):
 class _Store(Generic[AnyShardRecord]):
     """Rows of shards by md5. Tensors are views into mapped files: clone before writing to one."""
 
-    def __init__(self, folder: Path, records: Sequence[AnyShardRecord]) -> None:
+    def __init__(self, folder: Path, rows: Sequence[AnyShardRecord]) -> None:
         self.folder = folder
-        self.records: tuple[AnyShardRecord, ...] = tuple(records)
-        """In order of md5."""
+        self._rows: tuple[AnyShardRecord, ...] = tuple(rows)
         self._shards: dict[str, dict[str, Tensor]] = {}
 
     def __contains__(self, md5: str) -> bool:
@@ -43,23 +43,35 @@ class _Store(Generic[AnyShardRecord]):
         return len(self.records)
 
     @cached_property
-    def _by_md5(self) -> dict[str, AnyShardRecord]:
-        return {record.md5: record for record in self.records}
+    def records(self) -> tuple[AnyShardRecord, ...]:
+        """What is trained on, in order of md5: variants are other looks at these."""
+        return tuple(row for row in self._rows if row.variant == 0)
 
-    def record(self, md5: str) -> AnyShardRecord:
-        """Raises UrushiError where the picture is not cached here."""
+    @cached_property
+    def _by_md5(self) -> dict[str, list[AnyShardRecord]]:
+        found: dict[str, list[AnyShardRecord]] = {}
+        for row in self._rows:
+            found.setdefault(row.md5, []).append(row)
+        return found
+
+    def _of(self, md5: str) -> list[AnyShardRecord]:
+        """Raises UrushiError where nothing of `md5` is cached here."""
         found = self._by_md5.get(md5)
         if found is None:
             what = f"picture {md5}" if md5 else "the empty caption"
             raise UrushiError(f"{self.folder} has nothing for {what}. Run `urushi cache` again.")
         return found
 
-    def _row(self, md5: str, name: str) -> Tensor:
-        record = self.record(md5)
-        tensors = self._shards.get(record.shard)
+    def _lacks(self, md5: str, what: str) -> UrushiError:
+        return UrushiError(
+            f"{self.folder} has no {what} of picture {md5}. Run `urushi cache` again."
+        )
+
+    def _tensors(self, shard: str) -> dict[str, Tensor]:
+        tensors = self._shards.get(shard)
         if tensors is None:
-            tensors = self._shards[record.shard] = self._open(record.shard)
-        return tensors[name][record.row]
+            tensors = self._shards[shard] = self._open(shard)
+        return tensors
 
     def _open(self, shard: str) -> dict[str, Tensor]:
         path = self.folder / shard
@@ -74,24 +86,66 @@ class _Store(Generic[AnyShardRecord]):
 
 
 class LatentStore(_Store[LatentRecord]):
-    """The latents of one dataset."""
+    """The latents of one dataset: of a picture one record for each bucket that it lies in, the
+    largest first, and as many variants of each."""
 
-    def latent(self, md5: str) -> Posterior:
-        """(mean, logvar) of one picture, each (4, h, w) float16, unscaled."""
-        return Posterior(self._row(md5, "mean"), self._row(md5, "logvar"))
+    def variants(self, md5: str) -> int:
+        """How many looks at the picture are cached, itself included: at least 1."""
+        return 1 + max(row.variant for row in self._of(md5))
+
+    def record(self, md5: str, variant: int = 0, bucket: Size | None = None) -> LatentRecord:
+        """The row of `md5`; of its largest bucket, where `bucket` does not name another.
+
+        Raises:
+            UrushiError: there is none.
+        """
+        for row in self._of(md5):
+            if row.variant == variant and bucket in (None, (row.width, row.height)):
+                return row
+        raise self._lacks(md5, f"variant {variant} in bucket {bucket}")
+
+    def latent(self, md5: str, variant: int = 0, bucket: Size | None = None) -> Posterior:
+        """(mean, logvar) of `record(md5, variant, bucket)`, each (4, h, w) float16, unscaled."""
+        row = self.record(md5, variant, bucket)
+        tensors = self._tensors(row.shard)
+        return Posterior(tensors["mean"][row.row], tensors["logvar"][row.row])
 
 
 class TextStore(_Store[TextRecord]):
-    """The hidden states of one dataset's captions."""
+    """The text encoders' output for one dataset's captions and their variants."""
 
-    def hidden(self, md5: str) -> Tensor:
-        """(77, D) float16 of one picture's caption."""
-        return self._row(md5, "hidden")
+    def variants(self, md5: str) -> int:
+        """How many texts of the picture are cached: at least 1. Which one is shown is up to
+        training, as a function of (seed, epoch, image)."""
+        return len(self._of(md5))
+
+    def record(self, md5: str, variant: int = 0) -> TextRecord:
+        """Raises UrushiError where there is none."""
+        for row in self._of(md5):
+            if row.variant == variant:
+                return row
+        raise self._lacks(md5, f"text variant {variant}")
+
+    def hidden(self, md5: str, variant: int = 0) -> Tensor:
+        """(77 x chunks, D) float16 of one of the picture's texts; SDXL's D is both encoders'."""
+        row = self.record(md5, variant)
+        return self._tensors(row.shard)["hidden"][row.row]
+
+    def pooled(self, md5: str, variant: int = 0) -> Tensor | None:
+        """(P,) float16, SDXL's pooled and projected text; None for SD 1.5, which has none."""
+        row = self.record(md5, variant)
+        pooled = self._tensors(row.shard).get("pooled")
+        return None if pooled is None else pooled[row.row]
 
     @property
     def empty(self) -> Tensor:
-        """(77, D) float16 of the empty caption, for caption dropout and guidance."""
+        """`hidden` of the empty caption, for caption dropout and guidance."""
         return self.hidden(EMPTY_CAPTION)
+
+    @property
+    def empty_pooled(self) -> Tensor | None:
+        """`pooled` of the empty caption."""
+        return self.pooled(EMPTY_CAPTION)
 
 
 def open_latents(folder: Path) -> LatentStore:

@@ -1,31 +1,52 @@
 """[resize]: the aspect-ratio bucket ladder."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.recipe.section import Section
 
+Side = Annotated[int, Field(ge=16, le=4096)]
+Crop = Literal["center", "top", "random"]
+Format = Literal["webp", "png", "jpeg"]
+
 
 class Resize(Section):
     """The aspect-ratio bucket ladder."""
 
-    resolution: int = Field(768, ge=16, le=4096)
+    resolution: Side = 768
     """Area side: every bucket holds at most resolution x resolution pixels."""
+    more_resolutions: tuple[Side, ...] = ()
+    """Further area sides: every picture is also made, and trained on, at each of these."""
     step: int = Field(64, ge=8, le=256, multiple_of=8)
     """Bucket sides are multiples of so many pixels."""
     min_side: int = Field(320, ge=8)
     """Shortest bucket side, pixels."""
     max_side: int = Field(1536, ge=8)
     """Longest bucket side, pixels."""
-    format: Literal["webp", "png"] = "webp"
-    """How resized pictures are stored; both are lossless."""
+    upscale: bool = True
+    """Whether pictures smaller than their bucket are enlarged. If not, such a picture gets the
+    largest bucket that lies inside it at its own scale, and fails where that has a side under
+    min_side."""
+    crop: Crop = "center"
+    """What is kept of a picture that is not of its bucket's shape: the middle, the upper end of
+    tall pictures (where heads are), or a part drawn from the picture's md5."""
+    format: Format = "webp"
+    """How resized pictures are stored: webp and png without loss, jpeg at quality 95."""
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Every area side, the main one first."""
+        return (self.resolution, *self.more_resolutions)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not self.min_side <= self.resolution <= self.max_side:
-            raise ValueError(
-                "needs min_side <= resolution <= max_side, "
-                f"and has {self.min_side}, {self.resolution}, {self.max_side}"
-            )
+        for resolution in self.resolutions:
+            if not self.min_side <= resolution <= self.max_side:
+                raise ValueError(
+                    "needs min_side <= resolution <= max_side, "
+                    f"and has {self.min_side}, {resolution}, {self.max_side}"
+                )
+        if len(set(self.resolutions)) < len(self.resolutions):
+            raise ValueError("names a resolution twice in resolution and more_resolutions")
         return self

@@ -7,9 +7,10 @@ aspect ratio bucketing; kohya's sd-scripts builds its ladder the same way).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.artefacts.identity import digest_bytes
 from pipeline.errors import RequestError
 from pipeline.recipe import Size
-from pipeline.recipe.resize import Resize
+from pipeline.recipe.resize import Crop, Resize
 
 _WEBP_LONGEST = 16383
 """Pixels a side; the format has 14 bits for it."""
@@ -21,13 +22,63 @@ class Placement:
 
     bucket: Size
     scaled: Size
-    """Covers the bucket, and touches it along one side at least."""
+    """Covers the bucket, and touches it along one side at least unless enlarging is off."""
     left: int
     top: int
 
 
+@dataclass(frozen=True)
+class Ladder:
+    """One resolution's buckets and the rules by which pictures come to lie in them."""
+
+    resolution: int
+    """The area side that they were made for, pixels."""
+    buckets: tuple[Size, ...]
+    step: int
+    min_side: int
+    max_side: int
+    upscale: bool
+    crop: Crop
+
+    def placement(self, picture: Size, md5: str = "") -> Placement | None:
+        """Where `picture`, upright, comes to lie; None where it is too small and must not grow."""
+        bucket = nearest_bucket(picture, self.buckets)
+        if self.upscale or not is_upscaled(picture, bucket):
+            return place(picture, bucket, self.crop, md5)
+        inside = self._inside(picture)
+        return None if inside is None else _cut(picture, inside, self.crop, md5)
+
+    def _inside(self, picture: Size) -> Size | None:
+        """The largest bucket within `picture` as it is: its sides and area under the bounds.
+
+        The shorter side is taken whole; of a strip, the longer one gives way to the area.
+        """
+        short = min(min(picture), self.max_side) // self.step * self.step
+        if short < self.min_side or short == 0:
+            return None
+        long = min(max(picture), self.max_side, max(short, self.resolution**2 // short))
+        long = long // self.step * self.step
+        return Size(long, short) if picture.width >= picture.height else Size(short, long)
+
+
+def ladders(resize: Resize) -> tuple[Ladder, ...]:
+    """The ladder of each of its resolutions. Raises as `bucket_ladder` does."""
+    return tuple(
+        Ladder(
+            resolution,
+            bucket_ladder(resize.model_copy(update={"resolution": resolution})),
+            resize.step,
+            resize.min_side,
+            resize.max_side,
+            resize.upscale,
+            resize.crop,
+        )
+        for resolution in resize.resolutions
+    )
+
+
 def bucket_ladder(resize: Resize) -> tuple[Size, ...]:
-    """Every bucket of `resize`, in order of width, then height.
+    """Every bucket of `resize` at its main resolution, in order of width, then height.
 
     Sides are multiples of the step within the two bounds, areas at most resolution². For each width
     the tallest height is taken, and for each height the widest width: so a picture on its side gets
@@ -76,20 +127,31 @@ def nearest_bucket(picture: Size, ladder: Sequence[Size]) -> Size:
     return best
 
 
-def place(picture: Size, bucket: Size) -> Placement:
-    """Scales `picture` to cover `bucket` and crops the middle; odd pixels go at the far side."""
+def place(picture: Size, bucket: Size, crop: Crop = "center", md5: str = "") -> Placement:
+    """Scales `picture` to cover `bucket` and keeps the part that `crop` says."""
     if bucket.width * picture.height >= bucket.height * picture.width:
         height = _rounded(picture.height * bucket.width, picture.width)
         scaled = Size(bucket.width, max(height, bucket.height))
     else:
         width = _rounded(picture.width * bucket.height, picture.height)
         scaled = Size(max(width, bucket.width), bucket.height)
-    return Placement(
-        bucket,
-        scaled,
-        left=(scaled.width - bucket.width) // 2,
-        top=(scaled.height - bucket.height) // 2,
-    )
+    return _cut(scaled, bucket, crop, md5)
+
+
+def _cut(scaled: Size, bucket: Size, crop: Crop, md5: str) -> Placement:
+    """`bucket` out of a picture scaled to `scaled`; of the middle, odd pixels go at the far side.
+
+    A random part is a function of the picture alone, so that every run cuts the same one.
+    """
+    spare = Size(scaled.width - bucket.width, scaled.height - bucket.height)
+    left, top = spare.width // 2, spare.height // 2
+    if crop == "top":
+        top = 0
+    elif crop == "random":
+        drawn = digest_bytes(f"crop {md5}".encode())
+        left = int(drawn[:16], 16) % (spare.width + 1)
+        top = int(drawn[16:32], 16) % (spare.height + 1)
+    return Placement(bucket, scaled, left, top)
 
 
 def is_upscaled(picture: Size, bucket: Size) -> bool:

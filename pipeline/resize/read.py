@@ -7,7 +7,7 @@ decompression bombs are refused from the header.
 
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,11 @@ from PIL import Image
 from pipeline.recipe import Size
 from pipeline.resize import pillow
 from pipeline.resize.header import MAX_BYTES, Unreadable, read_header
-from pipeline.resize.ladder import Placement, nearest_bucket, place
+from pipeline.resize.ladder import Ladder, Placement
 
 EngineName = Literal["vips", "pillow"]
+Plan = Callable[[Size], Sequence[Placement]]
+"""A picture's size, upright, to all its places."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,25 @@ def vips_engine() -> types.ModuleType | None:
     return vips
 
 
-def read_fitted(path: Path, ladder: Sequence[Size], *, engine: types.ModuleType | None) -> Fitted:
-    """The picture in `path`, scaled to cover its bucket in `ladder`, and its middle cropped out.
+def plan_for(ladders: Sequence[Ladder], md5: str) -> Plan:
+    """The places of the picture `md5` on `ladders`, each once.
+
+    Two ladders may give one place: a strip's, or that of a picture too small for either.
+    """
+
+    def plan(picture: Size) -> Sequence[Placement]:
+        found = [ladder.placement(picture, md5) for ladder in ladders]
+        placements = tuple(dict.fromkeys(placement for placement in found if placement))
+        if not placements:
+            least = ladders[0].min_side
+            raise Unreadable(f"{picture}: [resize].upscale is off and a side is under {least}")
+        return placements
+
+    return plan
+
+
+def read_fitted(path: Path, plan: Plan, *, engine: types.ModuleType | None) -> tuple[Fitted, ...]:
+    """The picture in `path`, decoded once, scaled and cropped to each of its places by `plan`.
 
     `engine` is what `vips_engine` gave; None uses Pillow for everything.
 
@@ -58,13 +77,18 @@ def read_fitted(path: Path, ladder: Sequence[Size], *, engine: types.ModuleType 
             # Pillow warns of large pictures and of odd metadata; both are judged here instead.
             warnings.simplefilter("ignore")
             header = read_header(content)
-            placement = place(header.size, nearest_bucket(header.size, ladder))
-            if engine is not None and engine.takes(header, placement):
-                return Fitted(
-                    engine.fit(content, header, placement), header.size, placement, "vips"
-                )
-            picture = pillow.decode(content, header)
-            return Fitted(pillow.fit(picture, placement), header.size, placement, "pillow")
+            placements = plan(header.size)
+            images: dict[Placement, tuple[Image.Image, EngineName]] = {}
+            swift = [p for p in placements if engine is not None and engine.takes(header, p)]
+            if swift and engine is not None:
+                made = engine.fit(content, header, swift)
+                images |= {p: (image, "vips") for p, image in zip(swift, made, strict=True)}
+            if len(swift) < len(placements):
+                picture = pillow.decode(content, header)
+                for placement in placements:
+                    if placement not in images:
+                        images[placement] = (pillow.fit(picture, placement), "pillow")
+            return tuple(Fitted(images[p][0], header.size, p, images[p][1]) for p in placements)
     except (Unreadable, MemoryError, AssertionError):
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file leads them to

@@ -10,14 +10,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
 from pipeline.artefacts.files import translated, write_bytes
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, ResizedRecord, write_records
-from pipeline.recipe import Size
+from pipeline.recipe.resize import Format
+from pipeline.resize.ladder import Ladder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipeline.resize.read import Fitted
 
 SHARD = 64
 """Pictures in a shard: a few seconds of work, which is what a kill loses per process."""
@@ -38,8 +44,8 @@ class ShardTask:
     folder: Path
     fingerprint: str
     originals: tuple[Original, ...]
-    ladder: tuple[Size, ...]
-    format: Literal["webp", "png"]
+    ladders: tuple[Ladder, ...]
+    format: Format
 
 
 def shard_folder(resized: Path, number: int) -> Path:
@@ -64,7 +70,7 @@ def make_shard(task: ShardTask, advance: Callable[[int], None] | None = None) ->
         DiskFullError, RequestError: the folder cannot be written to.
     """
     from pipeline.resize.header import Unreadable
-    from pipeline.resize.read import read_fitted, vips_engine
+    from pipeline.resize.read import plan_for, read_fitted, vips_engine
 
     started = time.monotonic()
     _clear(task.folder)
@@ -76,31 +82,15 @@ def make_shard(task: ShardTask, advance: Callable[[int], None] | None = None) ->
     engines: Counter[str] = Counter()
     for original in task.originals:
         try:
-            fitted = read_fitted(original.path, task.ladder, engine=engine)
+            places = read_fitted(original.path, plan_for(task.ladders, original.md5), engine=engine)
         except Unreadable as error:
             failures.append(Failure(md5=original.md5, reason=str(error)))
         else:
-            name = f"{original.md5}.{task.format}"
-            with io.BytesIO() as encoded:
-                # Both without loss, and with little effort: it is read back once or twice.
-                if task.format == "webp":
-                    fitted.image.save(encoded, "WEBP", lossless=True, method=0, quality=0)
-                else:
-                    fitted.image.save(encoded, "PNG", compress_level=1)
-                write_bytes(task.folder / name, encoded.getvalue())
-            engines[fitted.engine] += 1
-            rows.append(
-                ResizedRecord(
-                    md5=original.md5,
-                    file=name,
-                    width=fitted.placement.bucket.width,
-                    height=fitted.placement.bucket.height,
-                    original_width=fitted.original.width,
-                    original_height=fitted.original.height,
-                    crop_left=fitted.placement.left,
-                    crop_top=fitted.placement.top,
-                )
-            )
+            for number, fitted in enumerate(places):
+                row = _row(original.md5, number, fitted, task.format)
+                write_bytes(task.folder / row.file, _encoded(fitted.image, task.format))
+                engines[fitted.engine] += 1
+                rows.append(row)
         if advance is not None:
             advance(1)
     index, failed = task.folder / INDEX_FILE, task.folder / FAILURES_FILE
@@ -118,6 +108,35 @@ def make_shard(task: ShardTask, advance: Callable[[int], None] | None = None) ->
         },
         seconds=time.monotonic() - started,
     )
+
+
+def _row(md5: str, number: int, fitted: "Fitted", kind: Format) -> ResizedRecord:
+    """The row of a picture's place `number`; the first has the picture's plain name."""
+    placement = fitted.placement
+    return ResizedRecord(
+        md5=md5,
+        file=f"{md5}{f'-{number + 1}' if number else ''}.{kind}",
+        width=placement.bucket.width,
+        height=placement.bucket.height,
+        original_width=fitted.original.width,
+        original_height=fitted.original.height,
+        scaled_width=placement.scaled.width,
+        scaled_height=placement.scaled.height,
+        crop_left=placement.left,
+        crop_top=placement.top,
+    )
+
+
+def _encoded(image: "Image", kind: Format) -> bytes:
+    """A file's content. With little effort: it is read back once or twice."""
+    with io.BytesIO() as encoded:
+        if kind == "webp":
+            image.save(encoded, "WEBP", lossless=True, method=0, quality=0)
+        elif kind == "png":
+            image.save(encoded, "PNG", compress_level=1)
+        else:
+            image.save(encoded, "JPEG", quality=95, subsampling="4:4:4")
+        return encoded.getvalue()
 
 
 def _clear(folder: Path) -> None:

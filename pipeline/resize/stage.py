@@ -33,7 +33,7 @@ from pipeline.errors import UrushiError
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe, Size
 from pipeline.recipe.resize import Resize
-from pipeline.resize.ladder import bucket_ladder, is_upscaled
+from pipeline.resize.ladder import Ladder, is_upscaled, ladders
 from pipeline.resize.shards import (
     SHARD,
     Original,
@@ -59,7 +59,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         DiskFullError: no room; finished shards stand.
     """
     resize = job.recipe.resize
-    ladder = bucket_ladder(resize)
+    rungs = ladders(resize)
     already, lines = True, []
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
@@ -67,7 +67,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         receipt = _finished(folder.resized(fingerprint), fingerprint)
         if receipt is None:
             already = False
-            receipt = _resize(dataset, folder, fingerprint, resize, ladder, progress)
+            receipt = _resize(dataset, folder, fingerprint, resize, rungs, progress)
         lines.append(
             f"{dataset.name}: {receipt.summary['pictures']:,} pictures in "
             f"{len(receipt.summary['buckets'])} buckets"
@@ -92,7 +92,7 @@ def _resize(
     folder: DatasetFolder,
     fingerprint: str,
     resize: Resize,
-    ladder: tuple[Size, ...],
+    rungs: tuple[Ladder, ...],
     progress: Progress,
 ) -> Receipt:
     started = time.monotonic()
@@ -101,7 +101,7 @@ def _resize(
         images = sorted(
             read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
         )
-        tasks = _tasks(images, folder.root, resized, fingerprint, resize, ladder)
+        tasks = _tasks(images, folder.root, resized, fingerprint, resize, rungs)
         pending = [task for task in tasks if shard_done(task) is None]
         left = sum(len(task.originals) for task in pending)
         with progress.bar(
@@ -133,7 +133,7 @@ def _tasks(
     resized: Path,
     fingerprint: str,
     resize: Resize,
-    ladder: tuple[Size, ...],
+    rungs: tuple[Ladder, ...],
 ) -> list[ShardTask]:
     """Runs of SHARD pictures in order of md5. `root / path` is `path` where that is absolute."""
     originals = [Original(image.md5, root / image.path) for image in images]
@@ -142,7 +142,7 @@ def _tasks(
             folder=shard_folder(resized, number),
             fingerprint=shard_fingerprint(fingerprint, number),
             originals=tuple(originals[start : start + SHARD]),
-            ladder=ladder,
+            ladders=rungs,
             format=resize.format,
         )
         for number, start in enumerate(range(0, len(originals), SHARD))
@@ -181,7 +181,7 @@ def _summary(
             engines.update(receipt.summary["engines"])
             libvips.add(receipt.summary["libvips"])
     return {
-        "pictures": len(rows),
+        "pictures": len({row.md5 for row in rows}),
         "failures": len(failures),
         "upscaled": sum(
             is_upscaled(Size(row.original_width, row.original_height), Size(row.width, row.height))

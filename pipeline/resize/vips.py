@@ -9,6 +9,7 @@ Lanczos in floats, libvips 8.18:
 """
 
 import logging
+from collections.abc import Sequence
 
 import pyvips
 from PIL import Image
@@ -58,8 +59,10 @@ def takes(header: Header, placement: Placement) -> bool:
     )
 
 
-def fit(content: bytes, header: Header, placement: Placement) -> Image.Image:
-    """The picture in `content`, upright on white, scaled and cropped as `placement` says; mode RGB.
+def fit(content: bytes, header: Header, placements: Sequence[Placement]) -> list[Image.Image]:
+    """The picture in `content`, upright on white, scaled and cropped as each of `placements` says.
+
+    Mode RGB. Decoded once: streamed to one place, kept in memory for several.
 
     Raises:
         Unreadable: it is truncated or damaged.
@@ -68,17 +71,21 @@ def fit(content: bytes, header: Header, placement: Placement) -> Image.Image:
         image = _upright(_load(content, header), header.orientation)
         if (image.width, image.height) != header.size:
             raise Unreadable(f"{image.width}x{image.height}, but its header says {header.size}")
-        scaled = placement.scaled
-        if header.size != scaled:
-            image = image.resize(
-                scaled.width / image.width,
-                vscale=scaled.height / image.height,
-                kernel="lanczos3",
-            )
-        # The whole picture, not only what the crop keeps: a file cut off below it is cut off too.
-        pixels = image.write_to_memory()
+        if len(placements) > 1:
+            image = image.copy_memory()
+        return [_fitted(image, placement) for placement in placements]
     except pyvips.Error as error:
         raise Unreadable(_reason(error)) from None
+
+
+def _fitted(image: pyvips.Image, placement: Placement) -> Image.Image:
+    scaled = placement.scaled
+    if (image.width, image.height) != scaled:
+        image = image.resize(
+            scaled.width / image.width, vscale=scaled.height / image.height, kernel="lanczos3"
+        )
+    # The whole picture, not only what the crop keeps: a file cut off below it is cut off too.
+    pixels = image.write_to_memory()
     if (image.width, image.height, image.bands) != (scaled.width, scaled.height, 3):
         raise AssertionError(f"vips made {image.width}x{image.height}x{image.bands} for {scaled}")
     whole = Image.frombuffer("RGB", scaled, pixels, "raw", "RGB", 0, 1)

@@ -75,7 +75,8 @@ class HeldOut:
 
     def _batches(self, half: list[HeldOutPicture]) -> Iterator[list[Item]]:
         """Every (picture, timestep) of `half`, in batches of one bucket each."""
-        sizes = {r.md5: (r.width, r.height) for r in self._latents.records}
+        rows = {picture.md5: self._latents.record(picture.md5) for picture in half}
+        sizes = {md5: (row.width, row.height) for md5, row in rows.items()}
         for bucket in sorted({sizes[picture.md5] for picture in half}):
             items = [
                 (picture, part)

@@ -64,7 +64,7 @@ class Feed:
         latents, hidden, noises = [], [], []
         for md5 in batch.md5s:
             key = (job.seed, job.round, batch.epoch, md5, step)
-            mean, logvar = self._latents.latent(md5)
+            mean, logvar = self._latents.latent(md5, bucket=batch.bucket)
             shape = tuple(mean.shape)
             drawn = gaussian(shape, *key, "posterior")
             latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))

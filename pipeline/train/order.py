@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.artefacts.records import LatentRecord
+from pipeline.recipe import Size
 from pipeline.train.counted import seed_of
 
 
@@ -13,6 +14,7 @@ class Batch:
 
     epoch: int
     """From 0."""
+    bucket: Size
     md5s: tuple[str, ...]
 
 
@@ -24,9 +26,9 @@ class Order:
     ) -> None:
         self._batch_size = batch_size
         self._key = (seed, round_number)
-        self._buckets: dict[tuple[int, int], list[str]] = {}
+        self._buckets: dict[Size, list[str]] = {}
         for record in sorted(records, key=lambda r: r.md5):
-            self._buckets.setdefault((record.width, record.height), []).append(record.md5)
+            self._buckets.setdefault(Size(record.width, record.height), []).append(record.md5)
         self.steps_per_epoch = sum(-(-len(b) // batch_size) for b in self._buckets.values())
         self._epoch: tuple[int, list[Batch]] = (-1, [])
 
@@ -44,5 +46,5 @@ class Order:
             for start in range(0, len(mixed), self._batch_size):
                 part = tuple(mixed[start : start + self._batch_size])
                 place = seed_of(*self._key, "batch", epoch, *bucket, start)
-                batches.append((place, Batch(epoch, part)))
+                batches.append((place, Batch(epoch, bucket, part)))
         return [batch for _, batch in sorted(batches, key=lambda item: item[0])]

@@ -140,7 +140,8 @@ def prepare(
         index.append(
             ResizedRecord(
                 md5=md5, file=file_name, width=width, height=height, original_width=width,
-                original_height=height, crop_left=0, crop_top=0,
+                original_height=height, scaled_width=width, scaled_height=height, crop_left=0,
+                crop_top=0,
             )
         )  # fmt: skip
     write_records(place / chain.INDEX_FILE, index)

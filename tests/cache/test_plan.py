@@ -9,7 +9,7 @@ SD15_TEXT = {"max_position_embeddings": 77, "hidden_size": 768}
 def _picture(md5: str, width: int, height: int) -> ResizedRecord:
     return ResizedRecord(
         md5=md5, file=md5, width=width, height=height, original_width=width,
-        original_height=height, crop_left=0, crop_top=0,
+        original_height=height, scaled_width=width, scaled_height=height, crop_left=0, crop_top=0,
     )  # fmt: skip
 
 

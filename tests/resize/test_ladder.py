@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from pipeline.errors import RequestError
 from pipeline.recipe import Size
 from pipeline.recipe.resize import Resize
-from pipeline.resize.ladder import Placement, bucket_ladder, is_upscaled, nearest_bucket, place
+from pipeline.resize.ladder import (
+    Placement,
+    bucket_ladder,
+    is_upscaled,
+    ladders,
+    nearest_bucket,
+    place,
+)
 
 LADDER_512 = (
     Size(320, 704),
@@ -154,3 +161,60 @@ def test_the_scaled_picture_covers_the_bucket_and_touches_it(picture: Size, buck
 def test_upscaled_means_one_side_is_too_short() -> None:
     assert is_upscaled(Size(63, 200), Size(64, 64))
     assert not is_upscaled(Size(64, 64), Size(64, 64))
+
+
+def test_each_resolution_has_a_ladder_of_its_own() -> None:
+    both = Resize(resolution=512, more_resolutions=(768,))
+    first, second = ladders(both)
+    assert first.buckets == LADDER_512 and (first.resolution, second.resolution) == (512, 768)
+    assert second.buckets == bucket_ladder(Resize(resolution=768))
+
+
+@pytest.mark.parametrize(
+    ("picture", "bucket"),
+    [
+        (Size(2000, 2800), Size(448, 576)),  # Large enough: the ladder's.
+        (Size(400, 500), Size(384, 448)),  # Its nearest is 448x576: floored sides instead.
+        (Size(319, 900), None),  # 319 has no multiple of 64 from 320 up.
+        (Size(5000, 319), None),
+        (Size(330, 700), Size(320, 640)),  # Nearest is 320x704; 700 is 10 x 64 and a rest.
+        (Size(500, 500), Size(448, 448)),
+    ],
+)
+def test_without_enlarging_small_pictures_get_buckets_inside_them(
+    picture: Size, bucket: Size | None
+) -> None:
+    (ladder,) = ladders(Resize(resolution=512, upscale=False))
+    placed = ladder.placement(picture)
+    assert (placed and placed.bucket) == bucket
+    if placed and placed.bucket not in LADDER_512:
+        assert placed.scaled == picture
+
+
+@settings(deadline=None)
+@given(picture=SIZES, resize=LADDERS)
+def test_without_enlarging_nothing_grows_and_every_bound_holds(
+    picture: Size, resize: Resize
+) -> None:
+    try:
+        (ladder,) = ladders(resize.model_copy(update={"upscale": False}))
+    except RequestError:
+        return
+    placed = ladder.placement(picture)
+    if placed is None:
+        assert min(picture) < resize.min_side + resize.step
+        return
+    assert placed.scaled.width <= picture.width and placed.scaled.height <= picture.height
+    assert placed.bucket.area <= resize.resolution**2
+    assert resize.min_side <= min(placed.bucket) <= max(placed.bucket) <= resize.max_side
+    assert placed.bucket.width % resize.step == placed.bucket.height % resize.step == 0
+
+
+def test_what_a_crop_keeps() -> None:
+    tall, bucket = Size(100, 300), Size(100, 100)
+    assert place(tall, bucket, "center").top == 100
+    assert place(tall, bucket, "top").top == 0
+    assert place(Size(300, 100), bucket, "top").left == 100
+    drawn = {place(tall, bucket, "random", f"{n:032x}").top for n in range(200)}
+    assert min(drawn) < 10 and max(drawn) > 190 and max(drawn) <= 200
+    assert place(tall, bucket, "random", "a") == place(tall, bucket, "random", "a")

@@ -34,7 +34,9 @@ def fitted(content: bytes, folder: Path, engine: Engine, bucket: Size | None = N
     """The picture in `content` under a name that says nothing; in its own size without a bucket."""
     path = folder / "picture.txt"
     path.write_bytes(content)
-    return read_fitted(path, [bucket or read_header(content).size], engine=engine)
+    size = bucket or read_header(content).size
+    (one,) = read_fitted(path, lambda picture: [place(picture, size)], engine=engine)
+    return one
 
 
 def pixels(one: Fitted) -> np.ndarray:
@@ -297,9 +299,11 @@ def test_undefined_colours_are_refused(tmp_path: Path, engine: Engine) -> None:
 
 def test_files_that_are_not_there(tmp_path: Path, engine: Engine) -> None:
     with pytest.raises(Unreadable, match="gone"):
-        read_fitted(tmp_path / "nothing.png", [Size(8, 8)], engine=engine)
+        read_fitted(
+            tmp_path / "nothing.png", lambda picture: [place(picture, Size(8, 8))], engine=engine
+        )
     with pytest.raises(Unreadable, match="cannot be read"):
-        read_fitted(tmp_path, [Size(8, 8)], engine=engine)
+        read_fitted(tmp_path, lambda picture: [place(picture, Size(8, 8))], engine=engine)
 
 
 @pytest.mark.parametrize(

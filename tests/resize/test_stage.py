@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -140,6 +141,55 @@ def test_png_is_stored_on_request(picture: Make, downloaded) -> None:
     ):
         assert (a.format, b.format) == ("WEBP", "PNG")
         assert a.tobytes() == b.tobytes()
+
+
+def test_several_resolutions_from_one_decoding(picture: Make, downloaded) -> None:
+    job = downloaded([jpeg(picture(200, 100))])
+    text = job.recipe_path.read_text() + "more_resolutions = [96]\n"
+    both = downloaded([jpeg(picture(200, 100))], build=text)
+    alone = downloaded([jpeg(picture(200, 100))], build=text.replace("64\nstep", "96\nstep")
+                       .replace("more_resolutions = [96]", ""))  # fmt: skip
+    for one in (job, both, alone):
+        stage.run(one, Silent())
+    small, large = rows_of(both)
+    assert small == rows_of(job)[0]
+    (expected,) = rows_of(alone)
+    assert large.file == f"shards/00000/{large.md5}-2.webp"
+    assert large.model_copy(update={"file": expected.file}) == expected
+    assert (resized_folder(both) / large.file).read_bytes() == (
+        resized_folder(alone) / expected.file
+    ).read_bytes()
+    receipt = receipt_of(resized_folder(both))
+    assert receipt.summary["pictures"] == 1 and sum(receipt.summary["buckets"].values()) == 2
+
+
+def test_jpeg_is_near_and_small(picture: Make, downloaded) -> None:
+    webp = downloaded([jpeg(picture(200, 100))])
+    lossy = downloaded(
+        [jpeg(picture(200, 100))], build=webp.recipe_path.read_text() + 'format = "jpeg"\n'
+    )
+    for job in (webp, lossy):
+        stage.run(job, Silent())
+    (one,), (other,) = rows_of(webp), rows_of(lossy)
+    with (
+        Image.open(resized_folder(webp) / one.file) as a,
+        Image.open(resized_folder(lossy) / other.file) as b,
+    ):
+        assert (b.format, b.layers, b.size) == ("JPEG", 3, a.size)
+        error = np.asarray(a).astype(float) - np.asarray(b.convert("RGB"))
+        assert 0 < np.sqrt((error**2).mean()) < 4
+
+
+def test_a_picture_too_small_to_stay_as_it_is_fails(picture: Make, downloaded) -> None:
+    job = downloaded([jpeg(picture(200, 100)), jpeg(picture(50, 40)), jpeg(picture(31, 300))])
+    still = downloaded(
+        [jpeg(picture(200, 100)), jpeg(picture(50, 40)), jpeg(picture(31, 300))],
+        build=job.recipe_path.read_text() + "upscale = false\n",
+    )
+    stage.run(still, Silent())
+    assert sorted((row.width, row.height) for row in rows_of(still)) == [(48, 32), (80, 48)]
+    (failure,) = read_records(resized_folder(still) / "failures.jsonl", Failure)
+    assert failure.reason == "31x300: [resize].upscale is off and a side is under 32"
 
 
 def test_a_pictures_failure_is_a_row_with_a_reason(picture: Make, downloaded, heard) -> None:
