@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 
+from pipeline.artefacts.gpus import turn
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.progress import Progress
 
@@ -21,11 +22,16 @@ class Stage:
     """Dotted path of its run(job, progress) -> Outcome, imported when it is called."""
     needs_build: bool = True
     """Whether it needs a build recipe, or a dataset recipe will do."""
+    computes: bool = False
+    """Whether it runs a network on the GPU, for which it waits its turn."""
 
     def run(self, job: Job, progress: Progress) -> Outcome:
         module, function = self.entry.split(":")
         run: Callable[[Job, Progress], Outcome] = getattr(import_module(module), function)
-        return run(job, progress)
+        if not self.computes:
+            return run(job, progress)
+        with turn(progress.say):
+            return run(job, progress)
 
 
 DATA_STAGES = (
@@ -52,11 +58,17 @@ DATA_STAGES = (
         "bucketed pictures, captions",
         "latent and text shards",
         "pipeline.cache.stage:run",
+        computes=True,
     ),
 )
 BUILD_STAGES = (
     Stage(
-        "train", "train", "shards, a checkpoint", "a round's LoRA", "pipeline.rounds.stage:train"
+        "train",
+        "train",
+        "shards, a checkpoint",
+        "a round's LoRA",
+        "pipeline.rounds.stage:train",
+        computes=True,
     ),
     Stage(
         "preview",
@@ -64,6 +76,7 @@ BUILD_STAGES = (
         "checkpoints",
         "grids and the report",
         "pipeline.preview.stage:run",
+        computes=True,
     ),
 )
 STAGES = DATA_STAGES + BUILD_STAGES

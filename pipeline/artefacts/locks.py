@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artefacts.files import sweep, translated
@@ -12,6 +14,23 @@ from pipeline.errors import BusyError
 
 PATIENCE = 8
 """Attempts at a lock, over a quarter of a second."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who took a lock last, and holds it where it is held."""
+
+    pid: int
+    host: str
+    """As the machine calls itself; folders may be shared by several."""
+
+    def __str__(self) -> str:
+        return f"{self.pid}" if self.host == host() else f"{self.pid} on {self.host}"
+
+
+def host() -> str:
+    """This machine's name."""
+    return socket.gethostname()
 
 
 @contextmanager
@@ -37,29 +56,51 @@ def held(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _taken(descriptor):
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        if not take(descriptor):
             raise BusyError(
-                f"{path.parent} is being worked on by process {holder}. "
+                f"{path.parent} is being worked on by process {holder(descriptor) or 'unknown'}. "
                 "Wait for it, or stop it first."
             )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)
 
 
-def _taken(descriptor: int) -> bool:
-    """Takes the lock. Tries for a moment: `is_locked` holds it for the blink that a look takes."""
+def take(descriptor: int) -> bool:
+    """Takes the lock of an open file and signs it; whether it was free.
+
+    Tries for a moment: `is_locked` holds it for the blink that a look takes.
+    """
     for attempt in range(PATIENCE):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(0.01 * attempt)
         else:
+            _sign(descriptor)
             return True
     return False
+
+
+def wait_for(descriptor: int) -> None:
+    """Takes the lock of an open file once it is free, and signs it."""
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    _sign(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()} {host()}".encode(), 0)
+
+
+def holder(lock: int | Path) -> Holder | None:
+    """Who signed a lock file, given as a path or an open descriptor; None where nobody did."""
+    try:
+        text = os.pread(lock, 512, 0) if isinstance(lock, int) else lock.read_bytes()
+    except FileNotFoundError:
+        return None
+    pid, _, name = text.decode(errors="replace").strip().partition(" ")
+    return Holder(int(pid), name or host()) if pid.isdecimal() else None
 
 
 def is_locked(folder: Path, name: str = ".lock") -> bool:

@@ -9,6 +9,7 @@ and called again.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import tomli_w
 
 import merge
 from pipeline.artefacts.files import files_of, remove, share, write_text
+from pipeline.artefacts.gpus import turn
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import read_ledger, write_ledger
@@ -31,6 +33,8 @@ from pipeline.rounds.ledger import Laid, Status, gather
 from pipeline.rounds.training import training
 from pipeline.train.loop import train_round
 
+_WITHOUT_GPU = ("merge",)
+"""Parts that need not wait for the card."""
 STOP_AFTER = 2
 """Rounds rejected in a row after which a build stops."""
 
@@ -75,7 +79,8 @@ def _locked(name: str, run: RoundPart, law: RoundLaw) -> Callable[[Job, Progress
             stopped = _history(job, law.number - 1).stopped
             if stopped is not None:
                 return Outcome(name, True, f"the gate stopped the build after round {stopped}")
-            return run(job, law, progress)
+            with nullcontext() if name in _WITHOUT_GPU else turn(progress.say):
+                return run(job, law, progress)
 
     return part
 
