@@ -213,8 +213,20 @@ def caption(
 
 
 @app.command()
-def resize(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def resize(
+    recipe: Recipe,
+    show: Annotated[
+        bool,
+        typer.Option("--show", help="Only show buckets, counts and losses, with a histogram."),
+    ] = False,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
     """One stage: originals into pictures of the bucket ladder."""
+    if show:
+        from urushi.resize import print_buckets
+
+        print_buckets(recipe, workspace)
+        return
     from urushi.run import run_stage
 
     run_stage("resize", recipe, workspace)
