@@ -27,7 +27,7 @@ from pipeline.artefacts.runs import (
     run_root,
     write_run,
 )
-from pipeline.errors import GateStopped, RequestError, UrushiError
+from pipeline.errors import GateStopped, Interrupted, RequestError, UrushiError
 from pipeline.models.inspect import inspect, require_supported
 from pipeline.progress import Progress
 from pipeline.stages import DATA_STAGES
@@ -84,7 +84,7 @@ class _Log:
         with suppress(UrushiError, OSError):
             if isinstance(error, GateStopped):
                 self._write("stopped by the gate", str(error))
-            elif isinstance(error, Exception):
+            elif isinstance(error, Exception) and not isinstance(error, Interrupted):
                 self._write("failed", str(error) or type(error).__name__)
             else:
                 self._write("interrupted")

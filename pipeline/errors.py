@@ -35,3 +35,9 @@ class GateStopped(UrushiError):
 
 class BusyError(UrushiError):
     """Another process works on the same folder."""
+
+
+class Interrupted(UrushiError):
+    """Someone asked it to stop; it is saved, and goes on when run again. Exit code 130."""
+
+    exit_code = 130

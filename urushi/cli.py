@@ -17,7 +17,7 @@ from merge.errors import MergeError
 from pipeline.errors import RequestError, UrushiError
 from urushi import lora
 from urushi.mix import mix
-from urushi.options import WORKSPACE, Build, Recipe, WorkspaceFolder
+from urushi.options import WORKSPACE, Build, Force, Recipe, WorkspaceFolder
 
 INTERRUPTED = 130
 
@@ -112,11 +112,11 @@ def plan(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
 
 
 @app.command()
-def run(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def run(recipe: Recipe, force: Force = False, workspace: WorkspaceFolder = WORKSPACE) -> None:
     """Everything a recipe asks; run it again and it goes on."""
     from urushi.run import run_all
 
-    run_all(recipe, workspace)
+    run_all(recipe, workspace, force=force)
 
 
 @app.command()
@@ -241,11 +241,11 @@ def cache(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
 
 
 @app.command()
-def train(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def train(recipe: Recipe, force: Force = False, workspace: WorkspaceFolder = WORKSPACE) -> None:
     """One stage: the next round's LoRA."""
     from urushi.run import run_stage
 
-    run_stage("train", recipe, workspace)
+    run_stage("train", recipe, workspace, force=force)
 
 
 @app.command()

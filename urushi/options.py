@@ -21,4 +21,10 @@ WorkspaceFolder = Annotated[
         help="Where pictures, builds and everything between them lie.",
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Go on with a half-trained round though its settings were changed."
+    ),
+]
 WORKSPACE = Path("workspace")

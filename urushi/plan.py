@@ -66,7 +66,8 @@ def steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> str:
     if law.epochs is None or count.count is None:
         return "?"
     trained = max(0, count.count - recipe.rounds.kept_back(count.count))
-    least = law.epochs * -(-trained // recipe.train.batch_size)
+    batches = law.epochs * -(-trained // recipe.train.batch_size)
+    least = -(-batches // recipe.train.accumulation)
     return f"~{least}" if count.known else f"≤~{least}"
 
 

@@ -1,5 +1,6 @@
 """`urushi run` and the stages by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.artefacts.job import Job, load_job
@@ -8,15 +9,18 @@ from pipeline.stages import stage
 from urushi.progress import Terminal
 
 
-def run_all(recipe: Path, workspace: Path) -> None:
+def run_all(recipe: Path, workspace: Path, *, force: bool = False) -> None:
     """Everything that `recipe` asks, as Prefect flows in this process.
+
+    Args:
+        force: go on with a half-trained round though its recipe was changed.
 
     Raises:
         UrushiError: whatever stopped it; what was finished stands.
     """
     from flows.run import run_recipe
 
-    job = load_job(recipe, workspace)
+    job = replace(load_job(recipe, workspace), force=force)
     try:
         run_recipe(job, Terminal())
     except GateStopped:
@@ -43,8 +47,9 @@ def print_products(job: Job) -> None:
             print(f"{what:<11} {path}")
 
 
-def run_stage(name: str, recipe: Path, workspace: Path) -> None:
-    """One stage, without Prefect."""
-    outcome = stage(name).run(load_job(recipe, workspace), Terminal())
+def run_stage(name: str, recipe: Path, workspace: Path, *, force: bool = False) -> None:
+    """One stage, without Prefect; `force` as in `run_all`."""
+    job = replace(load_job(recipe, workspace), force=force)
+    outcome = stage(name).run(job, Terminal())
     state = "already done" if outcome.already else "done"
     print(f"{name}: {state}{': ' if outcome.summary else ''}{outcome.summary}")

@@ -249,9 +249,9 @@ def _step_count(recipe: BuildRecipe, dataset: DatasetRecipe, count: int) -> Iter
         return
     least, most = seen
     trained = count - recipe.rounds.kept_back(count)
+    step = recipe.train.batch_size * recipe.train.accumulation
     samples = sum(
-        law.steps * recipe.train.batch_size if law.steps else (law.epochs or 0) * trained
-        for law in recipe.law()
+        law.steps * step if law.steps else (law.epochs or 0) * trained for law in recipe.law()
     )
     wanted = f"{least:,}" + (f" to {most:,}" if most else " and more")
     if samples * TOLERANCE < least or (most is not None and samples > most * TOLERANCE):

@@ -28,6 +28,8 @@ class Job:
     build: BuildRecipe | None
     datasets: tuple[tuple[Path, DatasetRecipe], ...]
     """(file, recipe) of every dataset that the build uses, the main one first."""
+    force: bool = False
+    """Whether a half-trained round goes on though its recipe was changed."""
 
     @cached_property
     def recipe(self) -> BuildRecipe:

@@ -104,6 +104,11 @@ class BuildFolder:
         return self.root / "recipe.toml"
 
     @property
+    def stop(self) -> Path:
+        """A file that a person puts here to make training save and end."""
+        return self.root / "STOP"
+
+    @property
     def ledger(self) -> Path:
         """build.json: everything per round."""
         return self.root / "build.json"

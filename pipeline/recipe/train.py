@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.section import Positive, Section
+from pipeline.recipe.running import Running
+from pipeline.recipe.section import Positive
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Train(Section):
+class Train(Running):
     """How one round trains."""
 
     batch_size: int = Field(1, ge=1)
@@ -29,7 +30,9 @@ class Train(Section):
     precision: Literal["auto", "fp16", "float32"] = "auto"
     """fp16 is autocast with float32 LoRA weights; auto takes it on a GPU. bf16 is not offered: it
     rounds the base at every product and so hides what late rounds add."""
-    gradient_checkpointing: bool = False
-    """Less memory for about a third more time."""
-    save_every: int = Field(100, ge=1)
-    """Steps between resume points."""
+    accumulation: int = Field(1, ge=1)
+    """Batches whose gradients are added up to one step: a step sees so many times batch_size
+    pictures, in the memory that one batch takes."""
+    ema_decay: float = Field(0, ge=0, lt=1)
+    """The LoRA is the moving average of its factors over the steps, the older ones fading at this
+    rate (0.99 to 0.999 for rounds of thousands of steps); 0: the factors after the last step."""

@@ -10,6 +10,7 @@ from pipeline.artefacts.job import Job
 from pipeline.artefacts.records import LatentRecord, TextRecord, read_records
 from pipeline.models.places import CacheFolders, cache_folders
 from pipeline.recipe import RoundLaw
+from pipeline.recipe.running import Running
 from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.split import Split, draw_split, frozen_split
 from pipeline.train.counted import seed_of
@@ -70,26 +71,26 @@ def training(
     seen = pictures(job, law)
     rate = law.learning_rate * RETRY_RATE ** (attempt - 1)
     seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt)
-    train = recipe.train.model_dump(mode="json", exclude={"save_every", "gradient_checkpointing"})
-    identity = fingerprint(
-        stage="train",
-        version=VERSIONS["train"],
-        origin=origin_digest(job),
-        base=[[link.blake3, link.strength] for link in base],
-        latents=seen.folders.latents_fingerprint,
-        texts=seen.folders.text_fingerprint,
-        pictures=list(seen.train),
-        lora=recipe.lora.model_dump(mode="json"),
-        train=train,
-        seed=seed,
-        round=law.number,
-        learning_rate=rate,
-        epochs=law.epochs,
-        steps=law.steps,
-    )
+    train = recipe.train.model_dump(mode="json", exclude=set(Running.model_fields))
+    settings = {
+        "version": VERSIONS["train"],
+        "origin": origin_digest(job),
+        "base": [[link.blake3, link.strength] for link in base],
+        "latents": seen.folders.latents_fingerprint,
+        "texts": seen.folders.text_fingerprint,
+        "pictures": fingerprint(pictures=list(seen.train)),
+        "lora": recipe.lora.model_dump(mode="json"),
+        "train": train,
+        "seed": seed,
+        "round": law.number,
+        "learning_rate": rate,
+        "epochs": law.epochs,
+        "steps": law.steps,
+    }
     return RoundTraining(
         folder=folder.train if attempt == 1 else folder.root / "retry",
-        fingerprint=identity,
+        fingerprint=fingerprint(stage="train", **settings),
+        settings=settings,
         round=law.number,
         seed=seed,
         learning_rate=rate,
@@ -99,4 +100,6 @@ def training(
         pictures=seen.train,
         latents=seen.folders.latents,
         texts=seen.folders.text,
+        stop=job.folder.stop,
+        force=job.force,
     )

@@ -1,7 +1,9 @@
 """What one round's training is asked to do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -9,8 +11,10 @@ class RoundTraining:
     """One attempt at a round's LoRA."""
 
     folder: Path
-    """Where its resume point, its losses, the LoRA and the receipt go."""
+    """Where its resume points, its losses, the LoRA and the receipt go."""
     fingerprint: str
+    settings: Mapping[str, Any]
+    """What the fingerprint is of, as JSON values: to say what differs where another is found."""
     round: int
     seed: int
     learning_rate: float
@@ -23,3 +27,7 @@ class RoundTraining:
     """md5s to train on; the held-out ones are not among them."""
     latents: Path
     texts: Path
+    stop: Path
+    """Where this file appears, the training saves, removes it and ends."""
+    force: bool
+    """Whether to go on from a resume point that was made under other settings."""

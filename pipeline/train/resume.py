@@ -1,16 +1,25 @@
-"""The resume point of a round in training: all that the next step depends on, in one file."""
+"""Resume points of a round in training: all that the next step depends on, each in one file.
 
-from collections.abc import Mapping
+Written to a temporary name and renamed, so that a full disk or a kill leaves the ones before. The
+newest that can be read counts.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.artefacts.files import atomic
+from pipeline.errors import RequestError
+from pipeline.train.plan import RoundTraining
 
-FILE = "state.pt"
+_PATTERN = "state-*.pt"
+_DIGEST = 64
+"""Hexadecimal digits of a BLAKE3."""
 
 
 @dataclass(frozen=True)
@@ -18,29 +27,121 @@ class State:
     """After `step` steps. Randomness is counted, so no generator's state is needed."""
 
     fingerprint: str
+    settings: Mapping[str, Any]
+    """As in RoundTraining."""
     step: int
-    factors: Mapping[str, Tensor]
+    parameters: Mapping[str, Tensor]
+    """What is trained, by name, on the CPU."""
     optimizer: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     scaler: Mapping[str, Any]
+    ema: Mapping[str, Any]
+    """Empty where the recipe asks for none."""
     losses: tuple[float, ...]
     """Of every step so far."""
     seconds: float
     """Spent in training so far, interruptions left out."""
+    forced: tuple[str, ...] = ()
+    """What was changed on the way by --force, a sentence each time."""
 
 
-def save_state(folder: Path, state: State) -> None:
-    """Replaces the resume point atomically: a crash leaves the one before."""
-    with atomic(folder / FILE) as temporary:
-        torch.save({**vars(state), "losses": list(state.losses)}, temporary)
+def save_state(folder: Path, state: State, keep: int) -> None:
+    """Adds a resume point, then removes all but the last `keep`.
+
+    Raises:
+        DiskFullError: no room; the points before stay.
+    """
+    path = folder / f"state-{state.step:08d}.pt"
+    with atomic(path) as temporary, _plainly(), open(temporary, "wb") as file:
+        torch.save({**vars(state), "losses": list(state.losses)}, file)
+    for old in _points(folder)[keep:]:
+        old.unlink(missing_ok=True)
 
 
-def load_state(folder: Path, fingerprint: str) -> State | None:
-    """The resume point in `folder` if it belongs to `fingerprint`, else None."""
-    path = folder / FILE
-    if not path.exists():
-        return None
-    table = torch.load(path, map_location="cpu", weights_only=True)
-    if table["fingerprint"] != fingerprint:
-        return None
-    return State(**{**table, "losses": tuple(table["losses"])})
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Says what the disk said, over which torch's writer puts an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def load_state(folder: Path) -> State | None:
+    """The newest resume point in `folder` that is whole, else None."""
+    for path in _points(folder):
+        try:
+            table = torch.load(path, map_location="cpu", weights_only=True)
+            return State(**{**table, "losses": tuple(table["losses"])})
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
+            continue
+    return None
+
+
+def clear_states(folder: Path) -> None:
+    """Removes every resume point: the round is trained."""
+    for path in _points(folder):
+        path.unlink(missing_ok=True)
+
+
+def _points(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob(_PATTERN), reverse=True)
+
+
+def take(state: State, parameters: Mapping[str, nn.Parameter], folder: Path) -> None:
+    """Puts a resume point's values into `parameters`.
+
+    Raises:
+        RequestError: its LoRA has other layers or ranks.
+    """
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+    if {name: tuple(value.shape) for name, value in state.parameters.items()} != shapes:
+        raise RequestError(
+            f"The resume point in {folder} is of a LoRA with other layers or ranks, which cannot "
+            f"be gone on with. Put [lora] back, or delete {folder} to train the round anew."
+        )
+    for name, parameter in parameters.items():
+        parameter.data.copy_(state.parameters[name])
+
+
+def require_same(state: State, training: RoundTraining) -> tuple[str, ...]:
+    """What differs between a resume point's settings and the asked ones; () where nothing does.
+
+    Raises:
+        RequestError: something differs and the training is not to be forced.
+    """
+    if state.fingerprint == training.fingerprint:
+        return ()
+    changed = differences(state.settings, training.settings)
+    if not training.force:
+        raise RequestError(
+            f"Round {training.round} is trained up to step {state.step} under other settings: "
+            f"{'; '.join(changed)}. Put them back; or go on from there all the same with --force "
+            "(the LoRA is then no recipe's, and its receipt says so); or delete "
+            f"{training.folder} to train the round anew."
+        )
+    return changed
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every key whose value differs, spelled "lora.rank 8 -> 16"; of digests only the name."""
+    old, new = dict(_flat(before)), dict(_flat(after))
+    said = []
+    for key in sorted(old.keys() | new.keys()):
+        values = [old.get(key), new.get(key)]
+        if values[0] == values[1]:
+            continue
+        is_digest = any(isinstance(value, str) and len(value) == _DIGEST for value in values)
+        said.append(f"{key} changed" if is_digest else f"{key} {values[0]} -> {values[1]}")
+    return tuple(said)
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value

@@ -1,0 +1,24 @@
+"""Keys of [train] that say how a round runs, not what it makes: no fingerprint holds them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.recipe.section import Positive, Section
+
+
+class Running(Section):
+    """How a round runs. Any of these may change while a round is half trained."""
+
+    gradient_checkpointing: bool = False
+    """Less memory for about a third more time."""
+    save_every: int = Field(100, ge=1)
+    """Steps between resume points."""
+    save_minutes: Positive = 10.0
+    """A resume point also after so many minutes, whichever comes first."""
+    save_last: Annotated[int, Field(ge=1)] = 2
+    """Resume points kept while a round trains; the others are removed, oldest first."""
+    log_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between two looks at the loss: looking makes the processor wait for the GPU."""
+    divergence: Annotated[float, Field(gt=1)] = 5.0
+    """A round stops when its mean loss over 50 steps is so many times that of its first 50."""

@@ -1,0 +1,57 @@
+"""A finished training into the round's LoRA, its losses and the receipt."""
+
+from pipeline.artefacts.files import write_json
+from pipeline.artefacts.receipts import Receipt, write_receipt
+from pipeline.train.adapter import save_lora
+from pipeline.train.resume import clear_states
+from pipeline.train.run import Run
+
+LORA = "lora.safetensors"
+LOSSES = "losses.json"
+
+
+def write_product(run: Run) -> Receipt:
+    """Writes all three into the training's folder; the resume points are no longer needed."""
+    job, lora, train = run.training, run.recipe.lora, run.recipe.train
+    metadata = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(lora.rank),
+        "ss_network_alpha": str(lora.linear_alpha),
+        "ss_learning_rate": str(job.learning_rate),
+        "ss_optimizer": train.optimizer,
+        "ss_lr_scheduler": train.scheduler,
+        "ss_gradient_accumulation_steps": str(train.accumulation),
+        "ss_steps": str(run.steps),
+        "ss_seed": str(job.seed),
+        "ss_num_train_images": str(len(job.pictures)),
+        "ss_v2": "False",
+        "ss_base_model_version": "sd_v1",
+        "ss_output_name": f"{run.recipe.name}-round-{job.round:02d}",
+        "urushi_round": str(job.round),
+    }
+    if lora.conv_rank:
+        metadata["ss_network_args"] = (
+            f'{{"conv_dim": "{lora.conv_rank}", "conv_alpha": "{lora.convolution_alpha}"}}'
+        )
+    run.use_average()
+    save_lora(run.network, job.folder / LORA, metadata)
+    losses = run.losses.values
+    write_json(job.folder / LOSSES, [round(loss, 6) for loss in losses])
+    tail = losses[-max(1, len(losses) // 10) :]
+    receipt = write_receipt(
+        job.folder,
+        "train",
+        job.fingerprint,
+        inputs={"round": job.round, "learning_rate": job.learning_rate},
+        outputs=[job.folder / LORA, job.folder / LOSSES],
+        summary={
+            "steps": run.steps,
+            "train_loss": sum(tail) / len(tail),
+            "layers": len(run.covered),
+            "parameters": sum(p.numel() for p in run.parameters.values()),
+            **({"forced": list(run.forced)} if run.forced else {}),
+        },
+        seconds=run.seconds,
+    )
+    clear_states(job.folder)
+    return receipt
