@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import RequestError
+from pipeline.models.components import UNET
 from pipeline.models.header import read_header
-from pipeline.models.layout import UNET, is_folder, weights_of
+from pipeline.models.layout import is_folder, weights_of
 from pipeline.recipe.base import Base
 from pipeline.recipe.lora import Lora
 

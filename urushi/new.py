@@ -49,7 +49,7 @@ name = "{name}"
 seed = 0
 
 [base]
-checkpoint = "base.safetensors"    # of Stable Diffusion 1.5's shape; a file or a diffusers folder
+checkpoint = "base.safetensors"    # SD 1.5 or SDXL; a file or a diffusers folder
 # config = "base-config"           # a diffusers folder's configurations: needs no network
 
 [dataset]

@@ -15,7 +15,10 @@ from pipeline.artefacts.receipts import done
 from pipeline.artefacts.records import ImageRecord, read_records
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
-from pipeline.models.layout import TEXT, VAE, configurations, read_configuration
+from pipeline.models.components import TEXTS, VAE, Family
+from pipeline.models.configurations import configurations
+from pipeline.models.family import family_of
+from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
 from urushi.lora_size import lora_bytes
 from urushi.table import duration, size, table
@@ -24,8 +27,8 @@ LATENT_FACTOR = 8
 """Pixels a latent's side, Stable Diffusion's."""
 LATENT_BYTES = 2 * 4 * 2
 """A latent's mean and logvar, 4 channels, float16."""
-TEXT_FEATURES = 768
-"""Of a token, Stable Diffusion 1.5's."""
+TEXT_FEATURES: dict[Family, int] = {"sd15": 768, "sdxl": 768 + 1280}
+"""Of a token, as the models were published."""
 TEXT_BYTES = 77 * 2
 """A feature of a caption's 77 tokens, float16."""
 
@@ -189,15 +192,16 @@ def disk_bytes(job: Job) -> int | None:
 def _latent_and_text(recipe: BuildRecipe) -> tuple[int, int]:
     """Pixels a latent's side, features a token: the base's if its configurations are at hand."""
     try:
+        family = family_of(recipe.base)
         folder = configurations(recipe.base)
     except RequestError:
-        folder = None
+        return LATENT_FACTOR, TEXT_FEATURES["sd15"]
     if folder is None:
-        return LATENT_FACTOR, TEXT_FEATURES
+        return LATENT_FACTOR, TEXT_FEATURES.get(family, TEXT_FEATURES["sd15"])
     vae = read_configuration(folder / VAE.folder / "config.json")
-    text = read_configuration(folder / TEXT.folder / "config.json")
+    texts = [read_configuration(folder / t.folder / "config.json") for t in TEXTS[family]]
     # Every level of a VAE but the last halves the sides.
-    return 2 ** (len(vae["block_out_channels"]) - 1), int(text["hidden_size"])
+    return 2 ** (len(vae["block_out_channels"]) - 1), sum(t["hidden_size"] for t in texts)
 
 
 def base_bytes(recipe: BuildRecipe) -> int | None:

@@ -22,7 +22,9 @@ from pipeline.artefacts.records import (
 from pipeline.cache.plan import OVERLONG, latent_shards, text_shards
 from pipeline.cache.shards import Encode, Work, make
 from pipeline.errors import RequestError
-from pipeline.models.layout import TEXT, VAE, Component, fetched_configurations, read_configuration
+from pipeline.models.components import TEXT, VAE, Component
+from pipeline.models.configurations import fetched_configurations
+from pipeline.models.layout import read_configuration
 from pipeline.models.places import EMPTY_CAPTION, CacheFolders, cache_folders
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe

@@ -29,7 +29,7 @@ class TextEncoder:
         for start in range(0, len(shard.items), BATCH):
             batch = shard.items[start : start + BATCH]
             captions = [item.caption for item in batch]
-            hidden = self._text.encode(captions).half().cpu()
+            hidden = self._text.encode(captions).hidden.half().cpu()
             finite = hidden.isfinite().flatten(1).all(1)
             parts.append(hidden[finite])
             for item, good in zip(batch, finite.tolist(), strict=True):

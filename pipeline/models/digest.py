@@ -14,22 +14,19 @@ from pathlib import Path
 from blake3 import blake3
 
 from pipeline.artefacts.identity import Identities, fingerprint
-from pipeline.models.header import Header, read_header
-from pipeline.models.inspect import inspect, require_supported
-from pipeline.models.layout import (
-    COMPONENTS,
-    REPOSITORY,
-    SCHEDULER_FILE,
-    TEXT,
-    TOKENIZER,
+from pipeline.models.components import (
+    TEXTS,
     UNET,
     VAE,
     Component,
-    configurations,
-    is_folder,
-    read_configuration,
-    weights_of,
+    Family,
+    TextComponent,
+    components_of,
 )
+from pipeline.models.configurations import REPOSITORIES, SCHEDULER_FILE, configurations
+from pipeline.models.header import Header, read_header
+from pipeline.models.inspect import inspect, require_supported
+from pipeline.models.layout import is_folder, read_configuration, weights_of
 from pipeline.recipe.base import Base
 
 VERSION = 1
@@ -41,7 +38,8 @@ VOLATILE = ("_diffusers_version", "_name_or_path", "transformers_version", "torc
 
 @dataclass(frozen=True)
 class ComponentDigests:
-    """BLAKE3, in hexadecimal, of the VAE, of the text encoder with its tokenizer, and of all."""
+    """BLAKE3, in hexadecimal, of the VAE, of the text encoders with their tokenizers, and of
+    all."""
 
     vae: str
     text: str
@@ -54,56 +52,91 @@ def component_digests(base: Base, identities: Identities) -> ComponentDigests:
     Raises:
         RequestError: the base cannot be read or is of a family that is not supported.
     """
-    require_supported(inspect(base))
-    folder = configurations(base)
-    files = list(_weights(base))
-    if folder is not None:
-        files += [folder / SCHEDULER_FILE, *_tokenizer_files(folder)]
-        files += [folder / component.folder / "config.json" for component in COMPONENTS]
-    what = f"components {VERSION} of {base.checkpoint.resolve()} as in {folder or REPOSITORY}"
-    return ComponentDigests(**identities.remembered(what, files, lambda: _digest(base, folder)))
+    facts = inspect(base)
+    require_supported(facts)
+    read = _Reading(base, facts.family, configurations(base))
+    what = f"components {VERSION} of {base.checkpoint.resolve()} as in {read.folder or read.hub}"
+    return ComponentDigests(**identities.remembered(what, read.files(), read.digests))
 
 
-def _weights(base: Base) -> Iterator[Path]:
-    if not is_folder(base):
-        yield base.checkpoint
-        return
-    for component in COMPONENTS:
-        yield from weights_of(base.checkpoint, component).files
+@dataclass(frozen=True)
+class _Reading:
+    """A base that is digested. Every byte of its weights is read once."""
 
+    base: Base
+    family: Family
+    folder: Path | None
+    """With its configurations; None: the hub's are meant, whether they are here yet or not."""
 
-def _digest(base: Base, folder: Path | None) -> dict[str, str]:
-    """The fields of ComponentDigests. Every byte of the weights is read once."""
-    vae, text = _component(base, VAE), _component(base, TEXT)
-    rest = _component(base, UNET) if is_folder(base) else _everything_else(base.checkpoint)
-    digests = {
-        "vae": fingerprint_of(vae, _settings(folder, VAE)),
-        "text": fingerprint_of(text, _settings(folder, TEXT), _tokenizer(folder)),
-    }
-    schedule = "" if folder is None else _canonical(folder / SCHEDULER_FILE)
-    whole = fingerprint_of(*digests.values(), rest, _settings(folder, UNET), schedule)
-    return asdict(ComponentDigests(**digests, whole=whole))
+    @property
+    def hub(self) -> str:
+        return REPOSITORIES[self.family]
+
+    def files(self) -> list[Path]:
+        """All that is digested."""
+        files = list(self._weights())
+        if self.folder is not None:
+            files += [self.folder / SCHEDULER_FILE]
+            files += [f for text in TEXTS[self.family] for f in self._tokenizer_files(text)]
+            files += [self.folder / c.folder / "config.json" for c in components_of(self.family)]
+        return files
+
+    def digests(self) -> dict[str, str]:
+        """The fields of ComponentDigests."""
+        rest = self._component(UNET) if is_folder(self.base) else self._everything_else()
+        texts = []
+        for text in TEXTS[self.family]:
+            texts += [self._component(text), self._settings(text), self._tokenizer(text)]
+        digests = {
+            "vae": fingerprint_of(self._component(VAE), self._settings(VAE)),
+            "text": fingerprint_of(*texts),
+        }
+        schedule = "" if self.folder is None else _canonical(self.folder / SCHEDULER_FILE)
+        whole = fingerprint_of(*digests.values(), rest, self._settings(UNET), schedule)
+        return asdict(ComponentDigests(**digests, whole=whole))
+
+    def _weights(self) -> Iterator[Path]:
+        if not is_folder(self.base):
+            yield self.base.checkpoint
+            return
+        for component in components_of(self.family):
+            yield from weights_of(self.base.checkpoint, component).files
+
+    def _component(self, component: Component) -> str:
+        path = self.base.checkpoint
+        if is_folder(self.base):
+            files = weights_of(path, component).files
+            return fingerprint_of(
+                *(tensors_digest(read_header(f), lambda name: True) for f in files)
+            )
+        return tensors_digest(read_header(path), lambda name: name.startswith(component.prefix))
+
+    def _everything_else(self) -> str:
+        """The UNet, and markers and by-catch that a merge keeps."""
+        known = tuple(component.prefix for component in (VAE, *TEXTS[self.family]))
+        return tensors_digest(
+            read_header(self.base.checkpoint), lambda name: not name.startswith(known)
+        )
+
+    def _settings(self, component: Component) -> str:
+        if self.folder is None:
+            return self.hub
+        return _canonical(self.folder / component.folder / "config.json")
+
+    def _tokenizer_files(self, text: TextComponent) -> list[Path]:
+        folder = Path(self.folder or "", text.tokenizer)
+        return sorted(f for f in folder.iterdir() if f.suffix in (".json", ".txt"))
+
+    def _tokenizer(self, text: TextComponent) -> str:
+        if self.folder is None:
+            return self.hub
+        files = self._tokenizer_files(text)
+        return fingerprint(**{f.name: blake3(f.read_bytes()).hexdigest() for f in files})
 
 
 def fingerprint_of(*parts: str) -> str:
     """BLAKE3, in hexadecimal, of strings in order."""
     return blake3(json.dumps(parts).encode()).hexdigest()
-
-
-def _component(base: Base, component: Component) -> str:
-    if is_folder(base):
-        files = weights_of(base.checkpoint, component).files
-        return fingerprint_of(*(tensors_digest(read_header(f), lambda name: True) for f in files))
-    return tensors_digest(
-        read_header(base.checkpoint), lambda name: name.startswith(component.prefix)
-    )
-
-
-def _everything_else(path: Path) -> str:
-    """The UNet, and markers and by-catch that a merge keeps."""
-    return tensors_digest(
-        read_header(path), lambda name: not name.startswith((VAE.prefix, TEXT.prefix))
-    )
 
 
 def tensors_digest(header: Header, wanted: Callable[[str], bool]) -> str:
@@ -129,23 +162,6 @@ def _mapped(path: Path) -> Iterator[memoryview]:
         yield view
 
 
-def _settings(folder: Path | None, component: Component) -> str:
-    # The hub's configurations of SD 1.5 are meant, whether they have been fetched yet or not.
-    return REPOSITORY if folder is None else _canonical(folder / component.folder / "config.json")
-
-
 def _canonical(configuration: Path) -> str:
     table = read_configuration(configuration)
     return fingerprint(**{k: v for k, v in table.items() if k not in VOLATILE})
-
-
-def _tokenizer_files(folder: Path) -> list[Path]:
-    return sorted(f for f in (folder / TOKENIZER).iterdir() if f.suffix in (".json", ".txt"))
-
-
-def _tokenizer(folder: Path | None) -> str:
-    if folder is None:
-        return REPOSITORY
-    return fingerprint(
-        **{f.name: blake3(f.read_bytes()).hexdigest() for f in _tokenizer_files(folder)}
-    )

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import RequestError
-from pipeline.models.layout import Component
+from pipeline.models.components import Component
 
 MISFITS = (
     ValueError,

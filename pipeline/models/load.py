@@ -8,37 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from pipeline.errors import RequestError
+from pipeline.models.components import TEXTS, UNET, VAE, Component
+from pipeline.models.configurations import SCHEDULER_FILE, fetched_configurations
+from pipeline.models.encoders import load_reader
 from pipeline.models.fitting import fitting, misfit, quiet
 from pipeline.models.header import Header, read_header
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
-from pipeline.models.layout import (
-    SCHEDULER_FILE,
-    TEXT,
-    TOKENIZER,
-    UNET,
-    VAE,
-    Component,
-    fetched_configurations,
-    read_configuration,
-    weights_of,
-)
+from pipeline.models.layout import read_configuration, weights_of
 from pipeline.models.schedule import sampling_scheduler, training_scheduler
 from pipeline.models.text import TextStack
 from pipeline.recipe.base import Base
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 Network = TypeVar("Network", bound=ModelMixin)
-
-TEXT_PARTS = ("embeddings.", "encoder.", "final_layer_norm.")
 
 
 def load_unet(base: Base, checkpoint: Path | None = None) -> UNet2DConditionModel:
@@ -58,26 +46,14 @@ def load_vae(base: Base, checkpoint: Path | None = None) -> AutoencoderKL:
 
 
 def load_text(base: Base, checkpoint: Path | None = None) -> TextStack:
-    """Tokenizer and text encoder. Raises as `load_unet` does."""
-    _supported(base)
+    """Tokenizers and text encoders, of `checkpoint` where that has them. Raises as `load_unet`
+    does."""
+    facts = _supported(base)
     folder = fetched_configurations(base)
-    source = _source(base, checkpoint, TEXT)
-    with quiet(), fitting(source, folder, TEXT):
-        config = CLIPTextConfig.from_pretrained(folder / TEXT.folder, local_files_only=True)
-        # Built empty: drawing weights to throw away would cost time and move torch's generator.
-        with init_empty_weights():
-            encoder = CLIPTextModel(config)
-        nested = any(name.startswith("text_model.") for name in encoder.state_dict())
-        tensors = {f"text_model.{k}" if nested else k: v for k, v in _text_tensors(source).items()}
-        encoder.load_state_dict(tensors, strict=True, assign=True)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
-    if not 2 < len(tokenizer) <= config.vocab_size:
-        raise RequestError(
-            f"The tokenizer in {folder / TOKENIZER} has {len(tokenizer)} tokens, and the text "
-            f"encoder in {source} {config.vocab_size}. "
-            "Set [base].config to the checkpoint's own folder."
-        )
-    return TextStack(tokenizer, encoder.float().eval().requires_grad_(False))
+    readers = (
+        load_reader(_source(base, checkpoint, text), folder, text) for text in TEXTS[facts.family]
+    )
+    return TextStack(tuple(readers))
 
 
 def load_scheduler(base: Base) -> DDPMScheduler:
@@ -88,25 +64,37 @@ def load_scheduler(base: Base) -> DDPMScheduler:
     )
 
 
-def load_pipeline(base: Base, checkpoint: Path | None = None) -> "StableDiffusionPipeline":
+def load_pipeline(base: Base, checkpoint: Path | None = None) -> "DiffusionPipeline":
     """Everything that draws, with a DDIM scheduler and without a safety checker or bars."""
     facts = _supported(base)
     text = load_text(base, checkpoint)
     configuration = read_configuration(fetched_configurations(base) / SCHEDULER_FILE)
+    parts = {
+        "vae": load_vae(base, checkpoint),
+        "unet": load_unet(base, checkpoint),
+        "scheduler": sampling_scheduler(configuration, facts),
+        "text_encoder": text.readers[0].encoder,
+        "tokenizer": text.readers[0].tokenizer,
+        "feature_extractor": None,
+    }
+    pipeline: DiffusionPipeline
     with quiet():
-        # Imported here: it asks for torchvision aloud, and only drawing needs it.
-        from diffusers import StableDiffusionPipeline
+        # Imported here: they ask for torchvision aloud, and only drawing needs them.
+        if facts.family == "sdxl":
+            from diffusers import StableDiffusionXLPipeline
 
-        pipeline = StableDiffusionPipeline(
-            vae=load_vae(base, checkpoint),
-            text_encoder=text.encoder,
-            tokenizer=text.tokenizer,
-            unet=load_unet(base, checkpoint),
-            scheduler=sampling_scheduler(configuration, facts),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+            pipeline = StableDiffusionXLPipeline(
+                **parts,
+                text_encoder_2=text.readers[1].encoder,
+                tokenizer_2=text.readers[1].tokenizer,
+                add_watermarker=False,
+            )
+        else:
+            from diffusers import StableDiffusionPipeline
+
+            pipeline = StableDiffusionPipeline(
+                **parts, safety_checker=None, requires_safety_checker=False
+            )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -197,21 +185,3 @@ def _counted(header: Header, component: Component) -> list[str]:
 def _tensors(path: Path, names: list[str]) -> dict[str, Tensor]:
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in names}
-
-
-def _text_tensors(source: Path) -> dict[str, Tensor]:
-    """The text encoder's tensors by their bare names.
-
-    Files of every age are met: with and without `text_model.`, with `position_ids`, which is no
-    weight, and with the projection that only SDXL uses.
-    """
-    prefix = "" if source.is_dir() else f"{TEXT.prefix}transformer."
-    files = weights_of(source, TEXT).files if source.is_dir() else (source,)
-    tensors = {}
-    for file in files:
-        names = [name for name in read_header(file).tensors if name.startswith(prefix)]
-        for name, tensor in _tensors(file, names).items():
-            bare = name.removeprefix(prefix).removeprefix("text_model.")
-            if bare.startswith(TEXT_PARTS) and not bare.endswith("position_ids"):
-                tensors[bare] = tensor
-    return tensors

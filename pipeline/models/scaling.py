@@ -1,6 +1,7 @@
 """The factor between a VAE's latents and what the UNet expects."""
 
-from pipeline.models.layout import fetched_configurations, read_configuration
+from pipeline.models.configurations import fetched_configurations
+from pipeline.models.layout import read_configuration
 from pipeline.recipe.base import Base
 
 STABLE_DIFFUSION = 0.18215

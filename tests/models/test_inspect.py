@@ -116,15 +116,16 @@ def test_one_component_of_a_folder_is_recognised(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    "name",
     [
-        ("conditioner.embedders.1.model.ln_final.weight", "an SDXL checkpoint"),
-        ("model.diffusion_model.label_emb.0.0.weight", "an SDXL checkpoint"),
+        "conditioner.embedders.1.model.ln_final.weight",
+        "model.diffusion_model.label_emb.0.0.weight",
     ],
 )
-def test_sdxl_is_recognised_and_refused(tiny: Any, tmp_path: Path, name: str, kind: str) -> None:
+def test_half_an_sdxl_is_refused(tiny: Any, tmp_path: Path, name: str) -> None:
+    """Such as the refiner, which has only the second of SDXL's encoders."""
     message = _refused({**tiny.tensors, name: torch.zeros(2)}, tmp_path)
-    assert kind in message and "Stable Diffusion 1.5" in message
+    assert "not a whole Stable Diffusion XL" in message and "the first text encoder" in message
 
 
 def test_sd2_and_inpainting_are_refused(tiny: Any, tmp_path: Path) -> None:
@@ -138,11 +139,12 @@ def test_sd2_and_inpainting_are_refused(tiny: Any, tmp_path: Path) -> None:
     assert "takes 9 input channels" in _refused(inpainting, tmp_path)
 
 
-def test_sdxl_folder_is_refused(configured: Path) -> None:
+def test_the_refiners_folder_is_refused(configured: Path) -> None:
     index = configured / "model_index.json"
     table = json.loads(index.read_text())
-    index.write_text(json.dumps({**table, "text_encoder_2": ["transformers", "CLIPTextModel"]}))
-    with pytest.raises(RequestError, match="an SDXL checkpoint"):
+    two = {"text_encoder_2": ["transformers", "CLIPTextModel"], "text_encoder": [None, None]}
+    index.write_text(json.dumps({**table, **two}))
+    with pytest.raises(RequestError, match="lacks text_encoder"):
         require_supported(inspect(Base(checkpoint=configured)))
 
 
@@ -188,7 +190,7 @@ def test_configurations_that_only_the_hub_has(tiny: Any, tmp_path: Path) -> None
     code = (
         "from pathlib import Path; from pipeline.recipe.base import Base\n"
         "from pipeline.errors import RequestError\n"
-        "from pipeline.models.layout import fetched_configurations\n"
+        "from pipeline.models.configurations import fetched_configurations\n"
         f"try: fetched_configurations(Base(checkpoint=Path({str(tiny.file)!r})))\n"
         "except RequestError as error: print(error)\n"
     )

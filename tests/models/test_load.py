@@ -32,7 +32,7 @@ def test_both_layouts_give_the_weights_that_were_saved(tiny: Any) -> None:
         for loaded, made in (
             (load_unet(base), tiny.pipeline.unet),
             (load_vae(base), tiny.pipeline.vae),
-            (load_text(base).encoder, tiny.pipeline.text_encoder),
+            (load_text(base).readers[0].encoder, tiny.pipeline.text_encoder),
         ):
             assert _equal(loaded, made)
             assert not loaded.training and loaded.dtype == torch.float32
@@ -52,7 +52,7 @@ def test_half_precision_files_load_as_float32(tiny: Any, tmp_path: Path) -> None
         torch.testing.assert_close(
             unet.conv_in.weight, tiny.pipeline.unet.conv_in.weight, atol=1e-3, rtol=0
         )
-        assert load_text(base).encoder.dtype == load_vae(base).dtype == torch.float32
+        assert load_text(base).readers[0].encoder.dtype == load_vae(base).dtype == torch.float32
 
 
 def test_agrees_with_diffusers_own_single_file_loader(tiny: Any) -> None:
@@ -93,13 +93,14 @@ def test_both_layouts_draw_the_same_picture(tiny: Any, capfd: pytest.CaptureFixt
 def test_captions_encode_as_the_pipeline_does(tiny: Any) -> None:
     captions = ["red circle, masterpiece", "", "blue " * 100]
     text = load_text(tiny.as_file)
-    hidden = text.encode(captions)
+    hidden, pooled = text.encode(captions)
+    assert pooled is None and text.pooled_width is None
     assert hidden.shape == (3, 77, 32) == (3, text.length, text.width)
     for caption, row in zip(captions, hidden, strict=True):
         theirs, _ = tiny.pipeline.encode_prompt(caption, "cpu", 1, False)
         torch.testing.assert_close(row, theirs[0].detach(), atol=1e-6, rtol=1e-5)
     assert not torch.equal(hidden[0], hidden[1])
-    assert text.encode([]).shape == (0, 77, 32)
+    assert text.encode([]).hidden.shape == (0, 77, 32)
     # 75 words and the two ends fit; one more does not.
     assert text.overlong(["blue " * 75, "blue " * 76, ""]) == 1
 
@@ -165,7 +166,7 @@ def test_old_files_without_text_model_and_with_position_ids(tiny: Any, tmp_path:
     old[prefix + "embeddings.position_ids"] = torch.arange(77)[None]
     path = tiny.build.write_single_file(tmp_path / "old.safetensors", old)
     text = load_text(Base(checkpoint=path, config=tiny.folder))
-    assert _equal(text.encoder, tiny.pipeline.text_encoder)
+    assert _equal(text.readers[0].encoder, tiny.pipeline.text_encoder)
 
 
 @pytest.mark.parametrize(

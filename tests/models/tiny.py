@@ -5,10 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from merge.ldm import to_ldm
 
@@ -45,6 +56,44 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+    )
+
+
+def _text(tokenizer: CLIPTokenizer, width: int, **changes: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **changes,
+    )
+
+
+def _scheduler(**changes: Any) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        **changes,
+    )
+
+
 def make_pipeline(
     tokenizer_folder: Path, seed: int = 0, **scheduler: Any
 ) -> StableDiffusionPipeline:
@@ -61,54 +110,72 @@ def make_pipeline(
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
-    )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=77,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    vae = _vae()
+    text = CLIPTextModel(_text(tokenizer, 32))
     return StableDiffusionPipeline(
         vae=vae,
         text_encoder=text,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            **scheduler,
-        ),
+        scheduler=_scheduler(**scheduler),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
 
 
-def single_file_tensors(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
+def make_sdxl_pipeline(
+    tokenizer_folder: Path, seed: int = 0, **scheduler: Any
+) -> StableDiffusionXLPipeline:
+    """SDXL's shape: three levels without attention at the top, two encoders, added conditions.
+
+    As in SDXL, the second tokenizer pads with "!" and the first with its end.
+    """
+    first = write_tokenizer(tokenizer_folder / "first")
+    second = write_tokenizer(tokenizer_folder / "second")
+    second.pad_token = "!"
+    torch.manual_seed(seed)
+    vae = _vae()
+    text = CLIPTextModel(_text(first, 16, hidden_act="quick_gelu"))
+    text_2 = CLIPTextModelWithProjection(_text(second, 24, projection_dim=20, hidden_act="gelu"))
+    times = 6 * 8
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32, 32),
+        layers_per_block=2,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True,
+        cross_attention_dim=16 + 24,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=times + 20,
+    )
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text,
+        text_encoder_2=text_2,
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=_scheduler(**scheduler),
+        add_watermarker=False,
+    )
+
+
+def single_file_tensors(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+) -> dict[str, torch.Tensor]:
     """Its weights under the names that a single file gives them."""
     text = {
         f"text_model.{name.removeprefix('text_model.')}": tensor
         for name, tensor in pipeline.text_encoder.state_dict().items()
     }
-    return to_ldm(pipeline.unet.state_dict(), pipeline.vae.state_dict(), text)
+    two = pipeline.text_encoder_2.state_dict() if hasattr(pipeline, "text_encoder_2") else None
+    return to_ldm(pipeline.unet.state_dict(), pipeline.vae.state_dict(), text, text_2=two)
 
 
 def write_single_file(
