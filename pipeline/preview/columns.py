@@ -8,6 +8,8 @@ from pipeline.artefacts.ledger import RoundRow
 from pipeline.artefacts.receipts import Receipt, done, read_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths
+from pipeline.preview.shots import Shot, shots
+from pipeline.recipe.preview import Preview
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,9 @@ class Column:
     note: str
     """The strength that the round was merged at, or that it was left out."""
     pictures: tuple[Path, ...]
-    """One per prompt."""
+    """One per shot."""
+    laid: bool = True
+    """False for a round that was left out: its pictures are those of what stood before."""
 
     @property
     def heading(self) -> str:
@@ -29,10 +33,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Prompts (rows) by checkpoints (columns)."""
+    """Shots (rows) by checkpoints (columns)."""
 
-    prompts: tuple[str, ...]
+    shots: tuple[Shot, ...]
     columns: tuple[Column, ...]
+
+    def labels(self) -> tuple[str, ...]:
+        """A row's words: its prompt, and on a line of its own its seed where prompts repeat."""
+        several = len({shot.prompt for shot in self.shots}) < len(self.shots)
+        return tuple(f"{s.prompt}\nseed {s.seed}" if several else s.prompt for s in self.shots)
+
+    def round_columns(self) -> tuple[Column, ...]:
+        """Of the last column's own grid: the origin, what stood before it, and itself."""
+        laid = [column for column in self.columns[1:-1] if column.laid]
+        return tuple(dict.fromkeys((self.columns[0], *laid[-1:], self.columns[-1])))
 
 
 def read_sheet(folder: BuildFolder, rows: Sequence[RoundRow], upto: int) -> Sheet:
@@ -45,8 +59,9 @@ def read_sheet(folder: BuildFolder, rows: Sequence[RoundRow], upto: int) -> Shee
     origin = _whole(folder.round(0).samples)
     if origin is None:
         return Sheet((), ())
-    prompts = tuple(str(prompt) for prompt in origin.inputs["prompts"])
-    pictures = tuple(picture_paths(folder.round(0).samples, len(prompts)))
+    kept = {name: origin.inputs[name] for name in ("prompts", "seed", "seeds")}
+    wanted = shots(Preview.model_validate(kept))
+    pictures = tuple(picture_paths(folder.round(0).samples, len(wanted)))
     columns = [Column(0, "origin", "before training", pictures)]
     standing: tuple[Path, ...] | None = pictures
     for row in sorted(rows, key=lambda row: row.round):
@@ -55,13 +70,14 @@ def read_sheet(folder: BuildFolder, rows: Sequence[RoundRow], upto: int) -> Shee
         if row.strength > 0:
             samples = folder.round(row.round).samples
             standing = (
-                tuple(picture_paths(samples, len(prompts)))
+                tuple(picture_paths(samples, len(wanted)))
                 if _matches(_whole(samples), origin, row)
                 else None
             )
         if standing is not None:
-            columns.append(Column(row.round, f"round {row.round}", strength_note(row), standing))
-    return Sheet(prompts, tuple(columns))
+            title, laid = f"round {row.round}", row.strength > 0
+            columns.append(Column(row.round, title, strength_note(row), standing, laid))
+    return Sheet(wanted, tuple(columns))
 
 
 def strength_note(row: RoundRow) -> str:
@@ -71,7 +87,7 @@ def strength_note(row: RoundRow) -> str:
 
 def _whole(samples: Path) -> Receipt | None:
     receipt = read_receipt(samples)
-    if receipt is None or "prompts" not in receipt.inputs:
+    if receipt is None or "seeds" not in receipt.inputs:
         return None
     return done(samples, receipt.fingerprint)
 

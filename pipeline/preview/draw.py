@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.errors import UrushiError
 from pipeline.models.load import load_pipeline
+from pipeline.preview.shots import shots
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import Size
 from pipeline.recipe.base import Base
@@ -23,21 +24,20 @@ BATCH_PIXELS = BATCH * 512 * 512
 """And at most so many pixels, which keeps an SD 1.5 on a CPU within a few GB."""
 
 
-def initial_noise(seed: int, index: int, channels: int, size: Size) -> torch.Tensor:
-    """(1, channels, height, width) float32 on the CPU for prompt number `index`; size of latents.
+def initial_noise(seed: int, channels: int, size: Size) -> torch.Tensor:
+    """(1, channels, height, width) float32 on the CPU; size of latents.
 
-    A function of seed and index alone, so every checkpoint starts a prompt from the same noise,
-    on every device, however prompts are batched. Seeds count up from prompt to prompt, as user
-    interfaces count them through a batch.
+    A function of the seed alone, so every checkpoint starts a picture from the same noise, on
+    every device, however pictures are batched.
     """
-    generator = torch.Generator("cpu").manual_seed((seed + index) % 2**63)
+    generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(
         (1, channels, size.height, size.width), generator=generator, dtype=torch.float32
     )
 
 
 def batches(count: int, size: Size, limit: int = BATCH) -> list[range]:
-    """Prompt numbers 0..count-1 in runs of at most `limit` pictures and BATCH_PIXELS pixels."""
+    """Picture numbers 0..count-1 in runs of at most `limit` pictures and BATCH_PIXELS pixels."""
     step = max(1, min(limit, BATCH_PIXELS // size.area))
     return [range(first, min(first + step, count)) for first in range(0, count, step)]
 
@@ -51,7 +51,7 @@ def draw(
     *,
     what: str,
 ) -> list[Image.Image]:
-    """One RGB picture of `size` pixels per prompt, in order.
+    """One RGB picture of `size` pixels per shot, in order.
 
     Raises:
         RequestError: the base or the checkpoint cannot be loaded.
@@ -93,13 +93,14 @@ def _draw_all(
     factor = int(pipe.vae_scale_factor)
     latent = Size(size.width // factor, size.height // factor)
     channels = int(pipe.unet.config.in_channels)
-    runs = batches(len(preview.prompts), size, limit)
+    wanted = shots(preview)
+    runs = batches(len(wanted), size, limit)
     pictures: list[np.ndarray[Any, Any]] = []
     with progress.bar(what, preview.steps * len(runs), "step") as bar:
         for run in runs:
-            noise = torch.cat([initial_noise(preview.seed, i, channels, latent) for i in run])
+            noise = torch.cat([initial_noise(wanted[i].seed, channels, latent) for i in run])
             result = pipe(
-                prompt=[preview.prompts[i] for i in run],
+                prompt=[wanted[i].prompt for i in run],
                 negative_prompt=[preview.negative] * len(run),
                 width=size.width,
                 height=size.height,

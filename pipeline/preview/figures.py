@@ -24,17 +24,17 @@ SIDEWAYS = '<p class="hint">Scroll the grid sideways for later rounds.</p>'
 
 def samples(sheet: Sheet) -> str:
     """Rows are prompts, columns checkpoints."""
-    if not sheet.columns or not sheet.prompts:
+    if not sheet.columns:
         return '<p class="hint">No sample pictures have been drawn yet.</p>'
     heads = "".join(
         f'<th scope="col">{escape(c.title)}<span class="small">{escape(c.note)}</span></th>'
         for c in sheet.columns
     )
     body = "".join(
-        f'<tr><th scope="row">{escape(prompt)}</th>'
-        + "".join(f"<td>{_picture(column, row, prompt)}</td>" for column in sheet.columns)
+        f'<tr><th scope="row">{escape(label)}</th>'
+        + "".join(f"<td>{_picture(column, row, label)}</td>" for column in sheet.columns)
         + "</tr>\n"
-        for row, prompt in enumerate(sheet.prompts)
+        for row, label in enumerate(sheet.labels())
     )
     kind = "samples many" if len(sheet.columns) > ROOMY_COLUMNS else "samples"
     hint = SIDEWAYS if len(sheet.columns) > FITTING_COLUMNS else ""
@@ -44,12 +44,12 @@ def samples(sheet: Sheet) -> str:
     )
 
 
-def _picture(column: Column, row: int, prompt: str) -> str:
+def _picture(column: Column, row: int, label: str) -> str:
     path = column.pictures[row]
     with Image.open(path) as picture:
         tiny = max(picture.size) <= TINY_SIDE
     kind = ' class="tiny"' if tiny else ""
-    return f'<img{kind} src="{data_uri(path)}" alt="{escape(f"{column.title}: {prompt}")}">'
+    return f'<img{kind} src="{data_uri(path)}" alt="{escape(f"{column.title}: {label}")}">'
 
 
 def data_uri(path: Path) -> str:

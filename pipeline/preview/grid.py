@@ -1,4 +1,4 @@
-"""Sample pictures into one labelled PNG: rows are prompts, columns are checkpoints.
+"""Sample pictures into one labelled PNG: rows are shots, columns are checkpoints.
 
 Pure of clocks and chance: the same pictures and words give the same bytes.
 """
@@ -15,9 +15,11 @@ from pipeline.artefacts.files import atomic
 from pipeline.errors import UrushiError
 from pipeline.recipe import Size
 
-PAPER = (250, 248, 244)
-INK = (38, 31, 28)
-MUTED = (122, 110, 102)
+Colour = tuple[int, int, int]
+
+PAPER: Colour = (250, 248, 244)
+INK: Colour = (38, 31, 28)
+MUTED: Colour = (122, 110, 102)
 
 Font = ImageFont.FreeTypeFont
 
@@ -58,25 +60,26 @@ class Layout:
 
 def write_grid(
     columns: Sequence[tuple[str, list[Path]]],
-    prompts: Sequence[str],
+    labels: Sequence[str],
     enlarge: int,
     out: Path,
 ) -> None:
     """Writes `out`, a PNG.
 
     Args:
-        columns: (title, one picture per prompt). A title's first line is set bold, others pale.
+        columns: (title, one picture per row). A title's first line is set bold, others pale.
+        labels: of the rows; a label's first line is set dark, others pale.
         enlarge: every pixel is shown as so many by so many.
 
     Raises:
         UrushiError: pictures of different sizes, or one that cannot be read.
-        ValueError: no columns or prompts, or a column of another length than `prompts`.
+        ValueError: no columns or rows, or a column of another length than `labels`.
     """
-    if not columns or not prompts:
-        raise ValueError("a grid needs at least one column and one prompt")
+    if not columns or not labels:
+        raise ValueError("a grid needs at least one column and one row")
     pictures = [[_picture(path) for path in paths] for _, paths in columns]
-    if any(len(column) != len(prompts) for column in pictures):
-        raise ValueError(f"every column needs {len(prompts)} pictures, one per prompt")
+    if any(len(column) != len(labels) for column in pictures):
+        raise ValueError(f"every column needs {len(labels)} pictures, one per row")
     first = Size(*pictures[0][0].size)
     for (_, paths), column in zip(columns, pictures, strict=True):
         for path, picture in zip(paths, column, strict=True):
@@ -89,21 +92,21 @@ def write_grid(
     cell = Size(first.width * enlarge, first.height * enlarge)
     text = max(13, cell.width // 24)
     plain, bold = typeface(text), typeface(text, "Bold")
-    labels = [wrap(prompt, plain, 13 * text) for prompt in prompts]
-    layout = lay_out(cell, titles, labels, text)
+    words = [_label(label, plain, 13 * text) for label in labels]
+    layout = lay_out(cell, titles, [[line for line, _ in lines] for lines in words], text)
     sheet = Image.new("RGB", layout.size, PAPER)
     pen = ImageDraw.Draw(sheet)
     for index, (lines, column) in enumerate(zip(titles, pictures, strict=True)):
         x = layout.left(index)
-        for number, words in enumerate(lines):
+        for number, line in enumerate(lines):
             font, colour = (bold, INK) if number == 0 else (plain, MUTED)
-            pen.text((x, layout.edge + number * layout.line), words, colour, font)
+            pen.text((x, layout.edge + number * layout.line), line, colour, font)
         for row, picture in enumerate(column):
             shown = picture.resize(cell, Image.Resampling.NEAREST)
             sheet.paste(shown, (x, layout.top(row)))
-    for row, lines in enumerate(labels):
-        for number, words in enumerate(lines):
-            pen.text((layout.edge, layout.top(row) + number * layout.line), words, INK, plain)
+    for row, coloured in enumerate(words):
+        for number, (line, colour) in enumerate(coloured):
+            pen.text((layout.edge, layout.top(row) + number * layout.line), line, colour, plain)
     with atomic(out) as temporary:
         sheet.save(temporary, format="PNG")
 
@@ -129,6 +132,13 @@ def lay_out(cell: Size, titles: list[list[str]], labels: list[list[str]], text: 
         rows=tuple(max(cell.height, len(lines) * line) for lines in labels),
         columns=len(titles),
     )
+
+
+def _label(text: str, font: Font, width: int) -> list[tuple[str, Colour]]:
+    """Lines of at most `width` pixels with their colours."""
+    first, *others = text.split("\n")
+    lines = [(line, INK) for line in wrap(first, font, width)]
+    return lines + [(line, MUTED) for other in others for line in wrap(other, font, width)]
 
 
 def typeface(size: int, weight: Literal["", "Bold"] = "") -> Font:

@@ -1,4 +1,4 @@
-"""One checkpoint into one picture per prompt: folder/NN.png, and a receipt, so as to draw once.
+"""One checkpoint into a picture per prompt and seed, folder/NN.png; a receipt, so as to draw once.
 
 Imports torch only when something has to be drawn. By hand: `urushi preview RECIPE`.
 """
@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.artefacts.files import atomic, translated
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, done, write_receipt
+from pipeline.preview.shots import shots
 from pipeline.progress import Progress
 from pipeline.recipe import Size
 from pipeline.recipe.base import Base
@@ -34,6 +35,7 @@ def settings(preview: Preview, size: Size) -> dict[str, Any]:
         "prompts": list(preview.prompts),
         "negative": preview.negative,
         "seed": preview.seed,
+        "seeds": preview.seeds,
         "steps": preview.steps,
         "guidance": preview.guidance,
         "width": size.width,
@@ -49,7 +51,7 @@ def sample_fingerprint(identity: str, preview: Preview, size: Size) -> str:
 
 
 def picture_paths(folder: Path, count: int) -> list[Path]:
-    """folder/00.png, 01.png, …: one per prompt, in the recipe's order."""
+    """folder/00.png, 01.png, …: one per shot, in their order."""
     return [folder / f"{index:02d}.png" for index in range(count)]
 
 
@@ -69,7 +71,7 @@ def sample(
     *,
     what: str = "samples",
 ) -> list[Path]:
-    """Draws every prompt with the origin (`checkpoint` None) or a round's checkpoint into `folder`.
+    """Draws every shot with the origin (`checkpoint` None) or a round's checkpoint into `folder`.
 
     Does nothing where a receipt proves it done. Hold the lock of the build that `folder` is in.
 
@@ -82,7 +84,7 @@ def sample(
         RequestError: the base or the checkpoint cannot be loaded, or `folder` not written.
         DiskFullError: no room left.
     """
-    paths = picture_paths(folder, len(preview.prompts))
+    paths = picture_paths(folder, len(shots(preview)))
     if is_sampled(preview, size, folder, identity):
         return paths
     from pipeline.preview.draw import draw

@@ -19,10 +19,11 @@ from pipeline.preview.counts import data_counts
 from pipeline.preview.grid import write_grid
 from pipeline.preview.report import write_report
 from pipeline.preview.sample import is_sampled, sample, sample_size
+from pipeline.preview.shots import shots
 from pipeline.preview.wording import count
 from pipeline.progress import Progress
 
-GRID_VERSION = 1
+GRID_VERSION = 2
 """Raised when the same pictures would be laid out otherwise."""
 GRID_RECEIPT = "grid.json"
 
@@ -59,7 +60,7 @@ def run(job: Job, progress: Progress) -> Outcome:
 def make_round_grid(
     job: Job, rows: Sequence[RoundRow], number: int, progress: Progress
 ) -> Path | None:
-    """rounds/NN/grid.png for round `number`: the origin and every round up to it, side by side.
+    """rounds/NN/grid.png for round `number`: the origin, what stood before, this round.
 
     Draws what is not drawn yet. A round whose checkpoint is gone keeps the samples it has. Hold the
     build's lock.
@@ -68,8 +69,8 @@ def make_round_grid(
         rows: the ledger's, round `number` among them (0: the origin alone, without rows).
 
     Returns:
-        The grid's path, or None where there is nothing to show: no prompts, or no samples of
-        round `number` and no checkpoint to draw them with.
+        The grid's path, or None where there is nothing to show: no samples of round `number` and
+        no checkpoint to draw them with.
 
     Raises:
         RequestError: a model cannot be loaded.
@@ -110,7 +111,7 @@ def draw_samples(job: Job, rows: Sequence[RoundRow], progress: Progress) -> int:
             )
             continue
         sample(base, checkpoint, preview, size, samples, identity, progress, what=what)
-        drawn += len(preview.prompts)
+        drawn += len(shots(preview))
     return drawn
 
 
@@ -127,24 +128,25 @@ def _write_round_grid(job: Job, rows: Sequence[RoundRow], number: int, progress:
     """Writes the grid of round `number` unless it stands; whether it had to."""
     place, enlarge = job.folder.round(number), job.recipe.preview.enlarge
     sheet = read_sheet(job.folder, rows, number)
-    if not sheet.prompts or sheet.columns[-1].number != number:
+    if not sheet.columns or sheet.columns[-1].number != number:
         return False
-    shown = [(column.heading, list(column.pictures)) for column in sheet.columns]
+    shown = [(column.heading, list(column.pictures)) for column in sheet.round_columns()]
+    labels = sheet.labels()
     mark = fingerprint(
         stage="grid",
         version=GRID_VERSION,
         enlarge=enlarge,
-        prompts=sheet.prompts,
+        labels=labels,
         columns=[(heading, _blake3s(pictures)) for heading, pictures in shown],
     )
     if done(place.root, mark, GRID_RECEIPT):
         return False
-    write_grid(shown, sheet.prompts, enlarge, place.grid)
+    write_grid(shown, labels, enlarge, place.grid)
     write_receipt(
         place.root,
         "grid",
         mark,
-        inputs={"columns": [column.title for column in sheet.columns], "enlarge": enlarge},
+        inputs={"columns": [heading.split("\n")[0] for heading, _ in shown], "enlarge": enlarge},
         outputs=[place.grid],
         name=GRID_RECEIPT,
     )

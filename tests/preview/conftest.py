@@ -10,6 +10,7 @@ from pipeline.artefacts.ledger import Candidate, Ledger, RoundRow
 from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths, sample_fingerprint, settings
+from pipeline.preview.shots import shots
 from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
@@ -155,7 +156,7 @@ def put_samples(
     """Samples of round `number` in one colour, with the receipt that drawing them would leave."""
     samples = folder.round(number).samples
     samples.mkdir(parents=True, exist_ok=True)
-    paths = picture_paths(samples, len(preview.prompts))
+    paths = picture_paths(samples, len(shots(preview)))
     for path in paths:
         Image.new("RGB", size, colour).save(path)
     write_receipt(

@@ -29,7 +29,7 @@ def test_origin_then_rounds_in_order_up_to_the_one_asked_for(folder: Any, make: 
     assert titles(folder, rows) == ["origin", "round 1", "round 2", "round 3"]
     assert titles(folder, rows, upto=2) == ["origin", "round 1", "round 2"]
     sheet = read_sheet(folder, rows, 1)
-    assert sheet.prompts == ("a", "b")
+    assert sheet.labels() == ("a", "b")
     assert sheet.columns[1].heading == "round 1\nstrength 0.81"
     assert [path.name for path in sheet.columns[1].pictures] == ["00.png", "01.png"]
 
@@ -40,6 +40,30 @@ def test_a_round_that_was_left_out_repeats_what_stood(folder: Any, make: Any) ->
     columns = read_sheet(folder, rows, 2).columns
     assert columns[2].note == "left out"
     assert columns[2].pictures == columns[1].pictures
+
+
+def test_a_rounds_own_grid_is_origin_what_stood_before_and_itself(folder: Any, make: Any) -> None:
+    rows = [make.row(1), make.row(2), make.row(3, strength=0, decision="rejected"), make.row(4)]
+    for row in rows:
+        if row.strength:
+            make.samples(folder, row.round, row.checkpoint_sha256, GREY, PREVIEW)
+    shown = {
+        upto: [column.title for column in read_sheet(folder, rows, upto).round_columns()]
+        for upto in range(5)
+    }
+    assert shown == {
+        0: ["origin"],
+        1: ["origin", "round 1"],
+        2: ["origin", "round 1", "round 2"],
+        3: ["origin", "round 2", "round 3"],
+        4: ["origin", "round 2", "round 4"],
+    }
+
+
+def test_rows_are_told_apart_by_seed_where_prompts_repeat(folder: Any, make: Any) -> None:
+    make.samples(folder, 0, "origin", GREY, Preview(prompts=("a", "b"), seed=5, seeds=2))
+    labels = read_sheet(folder, [], 0).labels()
+    assert labels == ("a\nseed 5", "a\nseed 7", "b\nseed 6", "b\nseed 8")
 
 
 def test_samples_of_other_weights_or_settings_are_not_shown(folder: Any, make: Any) -> None:

@@ -53,11 +53,12 @@ def test_every_setting_that_shows_in_a_picture_changes_the_fingerprint() -> None
         {"prompts": ("red circle",)},
         {"negative": "blue"},
         {"seed": 8},
+        {"seeds": 2},
         {"steps": 3},
         {"guidance": 4},
     ):
         marks.add(sample_fingerprint("a", PREVIEW.model_copy(update=change), SIZE))
-    assert len(marks) == 8
+    assert len(marks) == 9
     larger = PREVIEW.model_copy(update={"enlarge": 4})
     assert sample_fingerprint("a", larger, SIZE) in marks
 
@@ -119,6 +120,15 @@ def test_every_checkpoint_starts_from_the_same_noise(
     assert torch.equal(starts[0][1:2], expected)
     assert torch.equal(starts[0][3:4], expected)
     assert origin[0].read_bytes() != after[0].read_bytes()
+
+
+def test_two_seeds_are_two_pictures_of_one_prompt(model: Any, tmp_path: Path) -> None:
+    twice = PREVIEW.model_copy(update={"prompts": ("red circle",), "seeds": 2})
+    one, two = sample(model.base, None, twice, SIZE, tmp_path / "2", "origin", Silent())
+    assert one.read_bytes() != two.read_bytes()
+    again = twice.model_copy(update={"seed": 8, "seeds": 1})
+    (alone,) = sample(model.base, None, again, SIZE, tmp_path / "1", "origin", Silent())
+    assert alone.read_bytes() == two.read_bytes()
 
 
 def test_a_prompt_is_drawn_alike_in_any_batch(model: Any) -> None:

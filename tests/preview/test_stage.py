@@ -7,7 +7,7 @@ from PIL import Image
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import write_ledger
-from pipeline.artefacts.receipts import write_receipt
+from pipeline.artefacts.receipts import read_receipt, write_receipt
 from pipeline.errors import RequestError
 from pipeline.preview import stage
 from pipeline.preview.counts import data_counts, describe
@@ -84,7 +84,7 @@ def test_rounds_grids_and_report_are_made_once_and_outlive_their_checkpoints(
         model.changed(job.folder.round(number).checkpoint, factor)
     write_ledger(job.folder.ledger, make.ledger(*rows))
     assert not stage.run(job, said).already
-    assert [columns(job.folder.round(n).grid) for n in (1, 2, 3)] == [2, 3, 4]
+    assert [columns(job.folder.round(n).grid) for n in (1, 2, 3)] == [2, 3, 3]
     # The round that was left out needs no samples of its own.
     assert [what for what, _, _ in said.bars] == [
         "samples of the origin",
@@ -112,6 +112,8 @@ def test_one_rounds_grid_right_after_its_merge(job: Job, model: Any, make: Any) 
         grid = stage.make_round_grid(job, rows, number, Silent())
         assert grid == job.folder.round(number).grid
         assert columns(grid) == number + 1
+        seen = read_receipt(job.folder.round(number).root, stage.GRID_RECEIPT)
+        assert seen and seen.inputs["columns"][-1] == f"round {number}"
         job.folder.round(number).checkpoint.unlink()  # As keep = "last" does.
     first = job.folder.round(1).grid.stat().st_mtime_ns
     assert stage.make_round_grid(job, rows, 1, Silent()) == job.folder.round(1).grid
