@@ -73,10 +73,15 @@ def glance(path: Path, extensions: tuple[str, ...], most_pixels: int) -> Picture
         Unusable: empty, of no such type, animated, or of more pixels than `most_pixels`.
         OSError: the file cannot be read at all.
     """
-    found = _format(path, extensions)
+    with open(path, "rb") as handle:
+        return glance_into(handle, extensions, most_pixels)
+
+
+def glance_into(handle: BinaryIO, extensions: tuple[str, ...], most_pixels: int) -> Picture:
+    """`glance` at what is open, or in memory, at its first byte. Raises Unusable."""
+    found = _format(handle, extensions)
     try:
-        with open(path, "rb") as handle:
-            size = _measure(found.opener(handle), most_pixels)
+        size = _measure(found.opener(handle), most_pixels)
     except Exception as error:
         raise _as_unusable(error) from error
     return Picture(found.extension, size)
@@ -90,13 +95,13 @@ def examine(path: Path, extensions: tuple[str, ...], most_pixels: int) -> tuple[
         OSError: the file cannot be read at all.
     """
     picture = glance(path, extensions, most_pixels)
-    found = _format(path, extensions)
+    opener = _opener(picture.extension)
     try:
         # verify() checks what the format has of checksums and spoils the object for decoding.
         with open(path, "rb") as handle:
-            found.opener(handle).verify()
+            opener(handle).verify()
         with open(path, "rb") as handle:
-            image = found.opener(handle)
+            image = opener(handle)
             image.load()
         return picture, looks(image)
     except Exception as error:
@@ -109,11 +114,10 @@ def thumbnail(path: Path, extensions: tuple[str, ...], most_pixels: int, side: i
     Raises:
         Unusable, OSError: as of `examine`.
     """
-    found = _format(path, extensions)
-    glance(path, extensions, most_pixels)
+    opener = _opener(glance(path, extensions, most_pixels).extension)
     try:
         with open(path, "rb") as handle:
-            image = found.opener(handle)
+            image = opener(handle)
             image.draft("RGB", (side, side))
             image.load()
         turned = ImageOps.exif_transpose(image).convert("RGBA")
@@ -124,9 +128,13 @@ def thumbnail(path: Path, extensions: tuple[str, ...], most_pixels: int, side: i
         raise _as_unusable(error) from error
 
 
-def _format(path: Path, extensions: tuple[str, ...]) -> _Format:
-    with open(path, "rb") as handle:
-        head = handle.read(16)
+def _opener(extension: str) -> Callable[[BinaryIO], ImageFile]:
+    return next(found.opener for found in FORMATS if found.extension == extension)
+
+
+def _format(handle: BinaryIO, extensions: tuple[str, ...]) -> _Format:
+    head = handle.read(16)
+    handle.seek(0)
     found = next((f for f in FORMATS if f.extension in extensions and f.is_one(head)), None)
     if found is None:
         if not head:

@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from pipeline.artefacts.files import sync_folder, translated
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import EXTENSIONS, Picture, Unusable, glance
+from pipeline.download.content import EXTENSIONS, Picture, Unusable, glance, glance_into
 from pipeline.download.parts import Part
 
 LANES = 1
@@ -121,12 +122,18 @@ class Landing:
             os.close(descriptor)
 
     def _kept(self, part: Part) -> Picture:
-        part.keep()
+        content = part.in_memory
         try:
-            return glance(part.path, EXTENSIONS, self._most_pixels)
+            if content is None:
+                part.keep()
+                return glance(part.path, EXTENSIONS, self._most_pixels)
+            # Before the file is made: to open one costs more than to look into it.
+            picture = glance_into(BytesIO(content), EXTENSIONS, self._most_pixels)
         except Unusable:
             part.discard()
             raise
+        part.keep()
+        return picture
 
 
 @contextmanager

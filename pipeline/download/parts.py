@@ -84,6 +84,11 @@ class Part:
         if self.length >= WORTH_RESUMING:
             self._spill()
 
+    @property
+    def in_memory(self) -> bytes | None:
+        """All of it, where none of it is in the file."""
+        return b"".join(self._held) if self._held else None
+
     def keep(self) -> None:
         """Puts what is held in memory into the file, which a kill then leaves as it is."""
         try:

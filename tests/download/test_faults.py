@@ -6,9 +6,10 @@ import random
 import re
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -425,6 +426,42 @@ def test_a_full_disk_ends_with_its_own_error_and_leaves_nothing(
     with pytest.raises(DiskFullError):
         asyncio.run(attempt())
     assert not folder.originals.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """small_disk(KiB) -> a file system of that size; called again it changes the size."""
+    place = tmp_path / "disk"
+
+    def sized(kib: int) -> Path:
+        options = f"size={kib}k" if not place.exists() else f"remount,size={kib}k"
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+        return place
+
+    yield sized
+    subprocess.run(["umount", str(place)], capture_output=True)
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_more_room_ends_it(
+    downloading, booru: BooruServer, corpus: Corpus, small_disk, monkeypatch
+) -> None:
+    """Another program may take what was free at the start: here the check before is left out."""
+    monkeypatch.setattr(originals, "ROOM", 0)
+    downloading.workspace = small_disk(480)
+    downloading.write(booru.url)
+    with pytest.raises(DiskFullError) as error:
+        downloading.run()
+    assert error.value.exit_code == 3
+    before = downloading.files()  # Each whole, under its own name.
+    assert set(before) < corpus.wanted()
+    small_disk(64 * 1024)
+    downloading.run()
+    assert set(downloading.files()) == set(downloading.images()) == corpus.wanted()
 
 
 def test_a_store_of_a_later_version_is_left_alone(downloading, booru: BooruServer) -> None:
