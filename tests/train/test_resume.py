@@ -1,0 +1,262 @@
+"""Resume points: kept, whole, refused under other settings, and the same bytes in the end."""
+
+import hashlib
+import os
+import re
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.artefacts import files
+from pipeline.artefacts.locks import held
+from pipeline.errors import BusyError, DiskFullError, Interrupted, RequestError, UrushiError
+from pipeline.progress import Silent
+from pipeline.recipe import BuildRecipe
+from pipeline.train.loop import train_round
+from pipeline.train.plan import RoundTraining
+from pipeline.train.product import LORA
+from pipeline.train.resume import differences, load_state
+from pipeline.train.run import Run
+
+TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
+
+
+def lora_of(training: RoundTraining) -> str:
+    return hashlib.sha256((training.folder / LORA).read_bytes()).hexdigest()
+
+
+def before_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[Run], Any]) -> None:
+    """Has `act` done once, just before that step is taken."""
+    advance, done = Run.advance, []
+
+    def advanced(run: Run) -> None:
+        if run.step == step and not done:
+            done.append(step)
+            act(run)
+        advance(run)
+
+    monkeypatch.setattr(Run, "advance", advanced)
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it."""
+
+
+def cut(run: Run) -> None:
+    raise PowerCut
+
+
+FORMS: tuple[dict[str, Any], ...] = (
+    {"scheduler": "cosine", "warmup": 0.2},
+    {"accumulation": 3, "ema_decay": 0.9},
+    {"optimizer": "adamw8bit", "ema_decay": 0.9},
+)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=("cosine", "accumulation-ema", "adamw8bit-ema"))
+def test_cut_off_and_resumed_it_ends_in_the_same_bytes(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, form: dict[str, Any]
+) -> None:
+    calm = plan("calm", train={"save_every": 3, **form})
+    train_round(*calm, Silent())
+    recipe, training = plan("cut", train={"save_every": 3, **form})
+    before_step(monkeypatch, 5, cut)
+    with pytest.raises(PowerCut):
+        train_round(recipe, training, Silent())
+    assert [p.name for p in training.folder.glob("state-*")] == ["state-00000003.pt"]
+    receipt = train_round(recipe, training, Silent())
+    assert receipt.summary["steps"] == 8
+    assert lora_of(training) == lora_of(calm[1])
+    assert (training.folder / "losses.json").read_bytes() == (
+        calm[1].folder / "losses.json"
+    ).read_bytes()
+    assert not list(training.folder.glob("state-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_leaves(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    recipe, training = plan("heard")
+    before_step(monkeypatch, 2, lambda run: os.kill(os.getpid(), number))
+    listener = signal.getsignal(number)
+    # Ctrl-C goes on to Python's own listener; nobody else listens to SIGTERM.
+    expected = KeyboardInterrupt if number == signal.SIGINT else Interrupted
+    with pytest.raises(expected):
+        train_round(recipe, training, Silent())
+    assert signal.getsignal(number) is listener
+    state = load_state(training.folder)
+    assert state is not None and state.step == 3 and len(state.losses) == 3
+
+
+def test_the_stop_file_is_obeyed_and_removed(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = plan("stopped")
+    before_step(monkeypatch, 1, lambda run: training.stop.touch())
+    with pytest.raises(Interrupted, match=r"after step 2 of 8.*[Rr]un the same command") as caught:
+        train_round(recipe, training, Silent())
+    assert caught.value.exit_code == 130
+    assert not training.stop.exists()
+    calm = plan("calm")
+    train_round(recipe, training, Silent())
+    train_round(*calm, Silent())
+    assert lora_of(training) == lora_of(calm[1])
+
+
+def half_trained(plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    recipe, training = plan(name)
+    before_step(monkeypatch, 4, lambda run: training.stop.touch())
+    with pytest.raises(Interrupted):
+        train_round(recipe, training, Silent())
+
+
+def test_other_settings_are_refused_by_name(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_trained(plan, monkeypatch, "half")
+    changed = {"batch_size": 3, "save_every": 1, "log_every": 1}
+    recipe, training = plan("half", train=changed, learning_rate=5e-4)
+    with pytest.raises(RequestError, match="--force") as caught:
+        train_round(recipe, training, Silent())
+    said = str(caught.value)
+    assert "learning_rate 0.001 -> 0.0005; train.batch_size 2 -> 3" in said
+    assert "save_every" not in said and "log_every" not in said
+    assert load_state(training.folder) is not None
+
+
+def test_forced_it_goes_on_and_the_receipt_says_so(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_trained(plan, monkeypatch, "half")
+    recipe, training = plan("half", learning_rate=5e-4, training={"force": True})
+    rates, advance = [], Run.advance
+
+    def noted(run: Run) -> None:
+        rates.append((run.step, run._optimizer.param_groups[0]["lr"]))
+        advance(run)
+
+    monkeypatch.setattr(Run, "advance", noted)
+    receipt = train_round(recipe, training, Silent())
+    assert rates == [(5, 5e-4), (6, 5e-4), (7, 5e-4)]
+    assert receipt.summary["forced"] == ["from step 5: learning_rate 0.001 -> 0.0005"]
+
+
+def test_a_lora_of_another_rank_cannot_be_forced(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_trained(plan, monkeypatch, "half")
+    recipe, training = plan("half", lora={"rank": 2}, training={"force": True})
+    with pytest.raises(RequestError, match="other layers or ranks"):
+        train_round(recipe, training, Silent())
+
+
+def test_the_last_points_are_kept_and_a_damaged_one_is_passed_over(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = plan("kept", train={"save_every": 2, "save_last": 2})
+    before_step(monkeypatch, 7, cut)
+    with pytest.raises(PowerCut):
+        train_round(recipe, training, Silent())
+    names = sorted(p.name for p in training.folder.glob("state-*"))
+    assert names == ["state-00000004.pt", "state-00000006.pt"]
+    newest = training.folder / names[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    state = load_state(training.folder)
+    assert state is not None and state.step == 4
+
+
+def test_minutes_save_too(plan: TrainMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    hurried = {"save_every": 100, "save_minutes": 1e-6, "log_every": 2}
+    recipe, training = plan("minutes", train=hurried)
+    before_step(monkeypatch, 5, cut)
+    with pytest.raises(PowerCut):
+        train_round(recipe, training, Silent())
+    state = load_state(training.folder)
+    assert state is not None and state.step == 4
+
+
+def test_a_full_disk_leaves_the_point_before(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/dev/full refuses every write with ENOSPC, as a full disk does."""
+    recipe, training = plan("full", train={"save_every": 3})
+    part = training.folder / f".state-00000006.pt.{os.getpid()}{files.TEMPORARY}"
+    before_step(monkeypatch, 5, lambda run: part.symlink_to("/dev/full"))
+    with pytest.raises(DiskFullError, match="state-00000006") as caught:
+        train_round(recipe, training, Silent())
+    assert caught.value.exit_code == 3
+    state = load_state(training.folder)
+    assert state is not None and state.step == 3
+    train_round(recipe, training, Silent())
+    calm = plan("calm", train={"save_every": 3})
+    train_round(*calm, Silent())
+    assert lora_of(training) == lora_of(calm[1])
+
+
+def test_a_place_that_forbids_writing_is_told(plan: TrainMaker) -> None:
+    """/sys refuses new files to everyone, root too."""
+    recipe, training = plan(training={"folder": Path("/sys/urushi/train")})
+    with pytest.raises(RequestError, match=r"cannot be written.*--workspace"):
+        train_round(recipe, training, Silent())
+
+
+def test_two_trainers_never_share_a_folder(plan: TrainMaker) -> None:
+    recipe, training = plan("shared")
+    with held(training.folder / ".lock"), pytest.raises(BusyError):
+        train_round(recipe, training, Silent())
+
+
+def test_a_loss_that_is_not_finite_overwrites_nothing(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = plan("nan", train={"save_every": 2, "log_every": 4})
+
+    def poison(run: Run) -> None:
+        next(iter(run.parameters.values())).data.fill_(float("nan"))
+
+    before_step(monkeypatch, 2, poison)
+    with pytest.raises(UrushiError, match=r"The loss is nan at step 3.*learning_rate") as caught:
+        train_round(recipe, training, Silent())
+    assert caught.value.exit_code == 1
+    state = load_state(training.folder)
+    assert state is not None and state.step == 2
+    assert all(bool(value.isfinite().all()) for value in state.parameters.values())
+
+
+def test_differences_name_keys_and_spare_digests() -> None:
+    before = {"lora": {"rank": 8, "alpha": None}, "texts": "a" * 64, "steps": 5}
+    after = {"lora": {"rank": 16, "alpha": None}, "texts": "b" * 64, "steps": 5}
+    assert differences(before, after) == ("lora.rank 8 -> 16", "texts changed")
+    assert differences(before, before) == ()
+    assert re.match("steps 5 -> None", differences(before, {**before, "steps": None})[0])
+
+
+def test_accumulated_batches_weigh_every_sample_alike(plan: TrainMaker) -> None:
+    """A step of whole and short batches has the gradient of all its samples' mean loss."""
+    recipe, training = plan("parts", train={"accumulation": 3, "max_grad_norm": 1e9})
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"warmup": 0})})
+    training = replace(training, epochs=1, steps=None)
+    whole = Run(recipe, training)
+    # Ten pictures in two buckets of five: six batches an epoch, two steps.
+    assert whole.steps == 2
+    inputs = [whole._feed.at(batch) for batch in range(3)]
+    assert {len(each.timesteps) for each in inputs} == {1, 2}
+    losses = torch.cat([whole._losses(each) for each in inputs])
+    wanted = torch.autograd.grad(losses.mean(), list(whole.parameters.values()))
+    seen: list[torch.Tensor] = []
+
+    def catch(optimizer: Any, *_: Any) -> None:
+        seen.extend(p.grad.clone() for p in whole.parameters.values() if p.grad is not None)
+
+    whole._optimizer.optimizer.register_step_pre_hook(catch)
+    whole.advance()
+    for got, gradient in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-7)
+    whole.look()
+    assert whole.losses.values[0] == pytest.approx(float(losses.detach().mean()), rel=1e-5)
