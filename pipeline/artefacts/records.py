@@ -35,6 +35,8 @@ class ImageRecord(Record):
     scored_at: str = ""
     """UTC, ISO 8601, when its score was read; a month after it was posted, if that came first; ""
     where the source does not say when it was posted."""
+    texts: tuple[str, ...] = ()
+    """Sentences about it in its owner's words, beside its tags."""
 
 
 class CaptionRecord(Record):
@@ -44,6 +46,8 @@ class CaptionRecord(Record):
     caption: str
     score: int | None
     """The score that chose the quality word; None where there is none, or it was too young."""
+    texts: tuple[str, ...] = ()
+    """What else may be shown as the picture's caption."""
 
 
 class ResizedRecord(Record):

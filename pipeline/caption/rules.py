@@ -24,6 +24,7 @@ from pipeline.caption.tag_rules import (
     matching,
     settle,
 )
+from pipeline.caption.variation import other_texts
 from pipeline.caption.words import Words, compile_words, usable_score
 from pipeline.recipe.caption import Caption
 
@@ -144,7 +145,9 @@ def write_caption(image: ImageRecord, rules: Rules) -> Written:
     caption = ", ".join(text for text in ordered if text)
     score = usable_score(image, rules.caption)
     word = word if "quality" in rules.caption.order else ""
-    return Written(CaptionRecord(md5=image.md5, caption=caption, score=score), word, tuple(changes))
+    texts_besides = other_texts(caption, image.texts, image.md5, rules.caption.variation)
+    record = CaptionRecord(md5=image.md5, caption=caption, score=score, texts=texts_besides)
+    return Written(record, word, tuple(changes))
 
 
 def _allowed(image: ImageRecord, rules: Rules, changes: list[Change]) -> Iterator[Element]:

@@ -1,8 +1,9 @@
 """A [folder] recipe into images/: pictures that the user has, hashed, checked, and left alone.
 
-Tags come from NAME.txt beside NAME.jpg, comma-separated. They count as general tags: whoever wrote
-them meant them for the caption. Of [exclude], md5s, tags and artists are asked for; a sidecar does
-not say which of its words is an artist, so that any may be.
+Tags come from NAME.txt beside NAME.jpg, comma-separated, and count as general tags: whoever wrote
+them meant them for the caption. Sentences come from NAME.caption, one a line. Of [exclude], md5s,
+tags and artists are asked for; a sidecar does not say which of its words is an artist, so that any
+may be.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from pipeline.recipe.size import Size
 
 SUFFIXES = frozenset(f".{extension}" for extension in (*FOLDER_EXTENSIONS, "jpeg"))
 SIDECAR = ".txt"
+SENTENCES = ".caption"
 THREADS = 2
 """Pictures read and decoded at the same time."""
 
@@ -94,9 +96,10 @@ def from_folder(
                 never[result.pixels] = rule
             elif first := found.get(result.pixels):
                 # Equal pixels are one picture, whatever file they lie in: the first one's place,
-                # the tags of all.
+                # the words of all.
                 tags = merged_tags((first.record.tags, result.record.tags))
-                record = first.record.model_copy(update={"tags": tags})
+                texts = tuple(dict.fromkeys((*first.record.texts, *result.record.texts)))
+                record = first.record.model_copy(update={"tags": tags, "texts": texts})
                 found[result.pixels] = replace(first, record=record)
                 left["double: its pixels are those of another file"] += 1
             else:
@@ -154,7 +157,7 @@ def _walk(root: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in (*SUFFIXES, SIDECAR):
+            if not name.startswith(".") and path.suffix.lower() in (*SUFFIXES, SIDECAR, SENTENCES):
                 yield path
 
 
@@ -173,7 +176,8 @@ def _read(path: Path, most_pixels: int) -> _Found | Failure:
             hasher = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False))
         md5 = hasher.hexdigest()
         picture, looks = examine(path, FOLDER_EXTENSIONS, most_pixels)
-        tags = _sidecar(path.with_suffix(SIDECAR))
+        tags = _tags(path.with_suffix(SIDECAR))
+        texts = tuple(dict.fromkeys(_lines(path.with_suffix(SENTENCES))))
     except Unusable as error:
         return Failure(md5=md5, reason=f"{path}: {error}")
     except OSError as error:
@@ -187,17 +191,23 @@ def _read(path: Path, most_pixels: int) -> _Found | Failure:
         score=None,
         rating="general",
         source=path.name,
+        texts=texts,
     )
     return _Found(record, picture.size, looks.pixels, looks.likeness)
 
 
-def _sidecar(path: Path) -> tuple[str, ...]:
-    """The tags in NAME.txt; none where there is no such file."""
+def _tags(path: Path) -> tuple[str, ...]:
+    """The tags in NAME.txt, separated by commas and line ends."""
+    parts = (part.strip() for line in _lines(path) for part in line.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a sidecar that say something; none where there is no such file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        return ()
+        return []
     except UnicodeDecodeError:
         raise Unusable(f"its {path.name} is not UTF-8 text") from None
-    parts = (part.strip() for line in text.splitlines() for part in line.split(","))
-    return tuple(dict.fromkeys(part for part in parts if part))
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -7,7 +7,7 @@ what the recipe says itself comes after it and wins.
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -68,6 +68,29 @@ class Rule(Section):
 VERBS = ("drop", "rename", "collapse", "fold", "add")
 
 
+class Variation(Section):
+    """[caption.variation]: other texts for the same picture, so that a model does not learn the
+    order of tags. They are made and encoded once; training draws one for each time it shows the
+    picture."""
+
+    count: int = Field(1, ge=1, le=100)
+    """Texts of a picture at most, its caption included. Text shards grow by this factor."""
+    shuffle: bool = False
+    """Whether tags change places."""
+    keep: int = Field(0, ge=0)
+    """So many tags at the start stay there and are never left out: trigger words, say."""
+    tag_dropout: float = Field(0.0, ge=0, lt=1)
+    """The probability with which each tag behind the kept ones is left out."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Other shuffles for another number."""
+
+    @model_validator(mode="after")
+    def _varies(self) -> Self:
+        if (self.shuffle or self.tag_dropout) and self.count < 2:
+            raise ValueError("shuffle and tag_dropout need count = 2 or more: texts of a picture")
+        return self
+
+
 class Caption(Section):
     """How tags and score become a caption."""
 
@@ -93,6 +116,8 @@ class Caption(Section):
     """[[caption.rule]] tables, in their order, after the preset's."""
     order: tuple[Slot, ...] = ORDER
     """Which kinds of words a caption says, in which order; one that is not listed is left out."""
+    variation: Annotated[Variation, Field(default_factory=Variation)]
+    """Other texts for the same picture."""
 
     @model_validator(mode="before")
     @classmethod

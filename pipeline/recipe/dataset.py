@@ -54,7 +54,8 @@ class Download(Section):
 
 class Folder(Section):
     """Pictures that you have. Tags are read from NAME.txt beside NAME.jpg, comma-separated, if it
-    is there."""
+    is there; sentences from NAME.caption, one a line, each of which training may show instead of
+    the caption that is made of the tags."""
 
     path: RecipePath
     """The folder, searched with all its sub-folders."""

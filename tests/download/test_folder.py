@@ -27,6 +27,7 @@ def pictures(tmp_path: Path) -> Path:
     (root / "zcopy.png").write_bytes((root / "deep" / "two.png").read_bytes())
     (root / "one.txt").write_text("\ufeff1girl, blue_sky , 1girl,\nlong hair,", encoding="utf-8")
     (root / "zcopy.txt").write_text("of the copy")
+    (root / "one.caption").write_text("A red wall.\n\n Plain, and red. \n")
 
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 255)]
     frames[0].save(root / "moving.gif", save_all=True, append_images=frames[1:])
@@ -61,6 +62,8 @@ def test_usable_pictures_become_records_and_the_rest_rows(downloading, pictures:
     assert one.tags == {"general": ("1girl", "blue_sky", "long hair")}
     assert images["two.png"].tags == {"general": ("of the copy",)}  # Equal files are one picture.
     assert images["four.bmp"].tags == {}
+    assert one.texts == ("A red wall.", "Plain, and red.")
+    assert images["two.png"].texts == ()
     reasons = {Path(f.reason.partition(": ")[0]).name: f.reason for f in downloading.failures()}
     assert set(reasons) == {
         "moving.gif",
