@@ -21,17 +21,21 @@ class TextEncoder:
         self._text = text
 
     def __call__(self, shard: Shard[CaptionRecord], bar: Bar) -> Encoded:
-        """The shard's tensor "hidden", (N, 77, D) float16, good rows only."""
+        """The shard's tensors "hidden", (N, 77, D) float16, and for SDXL "pooled", (N, P) float16;
+        good rows only."""
         rows: list[str] = []
         failures: list[Failure] = []
-        parts: list[Tensor] = []
+        parts: dict[str, list[Tensor]] = {}
         overlong = 0
         for start in range(0, len(shard.items), BATCH):
             batch = shard.items[start : start + BATCH]
             captions = [item.caption for item in batch]
-            hidden = self._text.encode(captions).hidden.half().cpu()
-            finite = hidden.isfinite().flatten(1).all(1)
-            parts.append(hidden[finite])
+            encoded = self._text.encode(captions)._asdict().items()
+            tensors = {name: t.half().cpu() for name, t in encoded if t is not None}
+            sound = [tensor.isfinite().flatten(1).all(1) for tensor in tensors.values()]
+            finite = torch.stack(sound).all(0)
+            for name, tensor in tensors.items():
+                parts.setdefault(name, []).append(tensor[finite])
             for item, good in zip(batch, finite.tolist(), strict=True):
                 if good:
                     rows.append(item.md5)
@@ -43,4 +47,6 @@ class TextEncoder:
         counts = {OVERLONG: overlong}
         if not rows:
             return Encoded(b"", (), tuple(failures), counts)
-        return Encoded(save({"hidden": torch.cat(parts)}), tuple(rows), tuple(failures), counts)
+        return Encoded(
+            save({k: torch.cat(v) for k, v in parts.items()}), tuple(rows), tuple(failures), counts
+        )

@@ -12,6 +12,7 @@ from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
 from pipeline.rounds.split import HeldOutPicture, Split
 from pipeline.train.adapter import attach, load_lora, set_strength
+from pipeline.train.conditioning import conditioning, predict
 from pipeline.train.counted import gaussian
 from pipeline.train.objective import noisy, sample_losses, target
 
@@ -56,16 +57,15 @@ class HeldOut:
             latents = torch.stack(
                 [self._latents.latent(p.md5)[0].float() * self._scaling for p, _ in group]
             )
-            hidden = torch.stack([self._texts.hidden(p.md5).float() for p, _ in group])
+            rows = [self._latents.record(p.md5) for p, _ in group]
+            told = conditioning(self._texts, [(p.md5, 0) for p, _ in group], rows)
             noise = torch.stack(
                 [gaussian(tuple(latents.shape[1:]), p.noise_seeds[i]) for p, i in group]
             )
             timesteps = torch.tensor([p.timesteps[i] for p, i in group])
-            latents, hidden, noise, timesteps = (
-                x.to(self._device) for x in (latents, hidden, noise, timesteps)
-            )
+            latents, noise, timesteps = (x.to(self._device) for x in (latents, noise, timesteps))
             mixed = noisy(self._scheduler, latents, noise, timesteps)
-            prediction = self._unet(mixed, timesteps, hidden).sample
+            prediction = predict(self._unet, mixed, timesteps, told.to(self._device))
             wanted = target(self._scheduler, latents, noise, timesteps)
             for (picture, _), loss in zip(
                 group, sample_losses(prediction, wanted).tolist(), strict=True

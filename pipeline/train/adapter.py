@@ -23,6 +23,7 @@ from pipeline.artefacts.files import write_bytes
 from pipeline.artefacts.tensors import ordered
 from pipeline.recipe.lora import Lora
 from pipeline.train.counted import seed_of
+from pipeline.train.naming import unet_names
 
 NAME = "round"
 _ATTENTION = (Transformer2DModel,)
@@ -122,8 +123,7 @@ def set_strength(unet: UNet2DConditionModel, strength: float) -> None:
 def factors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """Under kohya's names: lora_down (r, in[, k, k]), lora_up (out, r[, 1, 1]) and alpha ()."""
     tensors = {}
-    for name, layer in layers(unet):
-        key = "lora_unet_" + name.replace(".", "_")
+    for key, layer in _named(unet):
         down = layer.lora_A[NAME].weight
         up = layer.lora_B[NAME].weight
         tensors[f"{key}.lora_down.weight"] = down.detach().float().cpu().contiguous()
@@ -134,10 +134,16 @@ def factors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 def set_factors(unet: UNet2DConditionModel, tensors: Mapping[str, Tensor]) -> None:
     """Puts factors saved by `factors` back into the attached adapter."""
-    for name, layer in layers(unet):
-        key = "lora_unet_" + name.replace(".", "_")
+    for key, layer in _named(unet):
         layer.lora_A[NAME].weight.data.copy_(tensors[f"{key}.lora_down.weight"])
         layer.lora_B[NAME].weight.data.copy_(tensors[f"{key}.lora_up.weight"])
+
+
+def _named(unet: UNet2DConditionModel) -> Iterator[tuple[str, LoraLayer]]:
+    """(kohya's name, peft layer) of every adapted layer."""
+    adapted = dict(layers(unet))
+    for module, name in unet_names(unet, adapted).items():
+        yield name, adapted[module]
 
 
 def save_lora(unet: UNet2DConditionModel, path: Path, metadata: Mapping[str, str]) -> None:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import RequestError
+from pipeline.models.places import EMPTY_CAPTION
 from pipeline.models.scaling import latent_scaling
 from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
+from pipeline.train.conditioning import Conditioning, conditioning
 from pipeline.train.counted import gaussian, uniform
 from pipeline.train.objective import posterior_sample, stratified_timesteps
 from pipeline.train.order import Order
@@ -28,12 +30,11 @@ class Inputs:
     """(B, C, H, W) float32."""
     timesteps: Tensor
     """(B,) int64."""
-    hidden: Tensor
-    """(B, 77, D) float32: the captions' hidden states."""
+    told: Conditioning
 
     def to(self, device: torch.device) -> "Inputs":
         """The same on `device`."""
-        return Inputs(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return Inputs(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 class Feed:
@@ -61,7 +62,7 @@ class Feed:
     def at(self, step: int) -> Inputs:
         """The batch of `step`, counted from 0 over the whole round, on the CPU."""
         job, batch = self._training, self._order.at(step)
-        latents, hidden, noises = [], [], []
+        latents, texts, noises = [], [], []
         for md5 in batch.md5s:
             key = (job.seed, job.round, batch.epoch, md5, step)
             mean, logvar = self._latents.latent(md5, bucket=batch.bucket)
@@ -69,9 +70,10 @@ class Feed:
             drawn = gaussian(shape, *key, "posterior")
             latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))
             dropped = uniform(*key, "dropout") < self._train.caption_dropout
-            hidden.append(self._texts.empty if dropped else self._texts.hidden(md5))
+            texts.append((EMPTY_CAPTION if dropped else md5, 0))
             noises.append(gaussian(shape, *key, "noise"))
-        count = len(batch.md5s)
+        pictures = [self._latents.record(md5, bucket=batch.bucket) for md5 in batch.md5s]
+        count = len(pictures)
         return Inputs(
             latents=torch.stack(latents),
             noise=torch.stack(noises),
@@ -81,5 +83,5 @@ class Feed:
                 uniform(job.seed, job.round, step, "timestep"),
                 self._total,
             ),
-            hidden=torch.stack(hidden).float(),
+            told=conditioning(self._texts, texts, pictures),
         )

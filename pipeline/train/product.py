@@ -1,13 +1,18 @@
 """A finished training into the round's LoRA, its losses and the receipt."""
 
+from collections.abc import Mapping
+
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.receipts import Receipt, write_receipt
+from pipeline.models.components import Family
 from pipeline.train.adapter import save_lora
 from pipeline.train.resume import clear_states
 from pipeline.train.run import Run
 
 LORA = "lora.safetensors"
 LOSSES = "losses.json"
+KOHYA_VERSIONS: Mapping[Family, str] = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0"}
+"""What kohya's files call the families."""
 
 
 def write_product(run: Run) -> Receipt:
@@ -25,7 +30,7 @@ def write_product(run: Run) -> Receipt:
         "ss_seed": str(job.seed),
         "ss_num_train_images": str(len(job.pictures)),
         "ss_v2": "False",
-        "ss_base_model_version": "sd_v1",
+        "ss_base_model_version": KOHYA_VERSIONS[run.family],
         "ss_output_name": f"{run.recipe.name}-round-{job.round:02d}",
         "urushi_round": str(job.round),
     }

@@ -14,8 +14,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from pipeline.errors import RequestError
+from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
+from pipeline.train.conditioning import predict
 from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
 from pipeline.train.losses import Losses
@@ -38,6 +40,7 @@ class Run:
                 "Training on several GPUs at once is not supported yet. Start urushi without "
                 "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one card."
             )
+        self.family = family_of(recipe.base)
         self._noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
         self._feed = Feed(recipe, training, int(self._noise_schedule.config.num_train_timesteps))
         self._batches = self._feed.steps_per_epoch * (training.epochs or 1)
@@ -147,7 +150,7 @@ class Run:
         wanted = target(schedule, inputs.latents, inputs.noise, timesteps)
         mixed = noisy(schedule, inputs.latents, inputs.noise, timesteps)
         with self.accelerator.autocast():
-            prediction = self._unet(mixed, timesteps, inputs.hidden).sample
+            prediction = predict(self._unet, mixed, timesteps, inputs.told)
         return sample_losses(prediction, wanted)
 
     def look(self) -> None:

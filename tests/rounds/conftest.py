@@ -57,7 +57,16 @@ steps = 2
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawings, recipes, a base, and a workspace in which the data stages are done."""
-    root = tmp_path_factory.mktemp("workshop")
+    return _workshop(tmp_path_factory.mktemp("workshop"), "make_pipeline")
+
+
+@pytest.fixture(scope="session")
+def workshop_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a base of SDXL's shape."""
+    return _workshop(tmp_path_factory.mktemp("workshop_xl"), "make_sdxl_pipeline")
+
+
+def _workshop(root: Path, make: str) -> Path:
     rng = np.random.default_rng(4)
     (root / "pictures").mkdir()
     for number in range(PICTURES):
@@ -72,7 +81,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert spec and spec.loader
     tiny = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny)
-    pipeline = tiny.make_pipeline(root / "tokenizer")
+    pipeline = getattr(tiny, make)(root / "tokenizer")
     pipeline.save_pretrained(root / "pipeline")
     tensors = {k: v.half() for k, v in tiny.single_file_tensors(pipeline).items()}
     tiny.write_single_file(root / "base.safetensors", tensors)
