@@ -1,34 +1,42 @@
-"""The two flows, `data` and `build`: parts walked in order, each a task."""
+"""The flows as Prefect sees them: parts walked in order, each a task, watched by artifacts."""
 
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Protocol, TypeVar
 
 from prefect import flow
 
+from flows.artifacts import Artifacts
+from flows.progress import Published
 from flows.tasks import perform
-from pipeline.artefacts.job import Job, Outcome
+from flows.work import Work
+from pipeline.artefacts.runs import run_root
 
 
-class Named(Protocol):
-    """All that a flow needs to know of a part."""
+def walk(work: Work) -> None:
+    """Runs the parts of `work` inside the flow that calls this. What a part raises crosses."""
+    artifacts = Artifacts(work.job)
+    work = replace(work, progress=Published(work.progress, artifacts.progress))
+    try:
+        for part in work.parts:
+            artifacts.done(part.name, perform(part.name, partial(work.perform, part)))
+    except Exception as error:
+        artifacts.failed(error)
+        raise
 
-    @property
-    def name(self) -> str: ...
 
+def walk_here(work: Work) -> None:
+    """Runs the parts of `work` as one flow in this process."""
+    kind = "data" if work.job.build is None else "build"
 
-Part = TypeVar("Part", bound=Named)
-
-
-def walk(kind: str, job: Job, parts: Sequence[Part], work: Callable[[Part], Outcome]) -> None:
-    """Runs `parts` in order as one flow named `kind`. What a part raises crosses unchanged."""
-    name = (job.build or job.datasets[0][1]).name
-
-    # The parameters are for whoever looks at the run later. Job, progress and parts come by
-    # closure: Prefect would store parameters as JSON, which they are not.
-    @flow(name=kind, flow_run_name=f"{kind} {name}", persist_result=False, retries=0)
+    # The parameters are for whoever looks at the run later. The work comes by closure: Prefect
+    # would store parameters as JSON, which it is not.
+    @flow(
+        name=kind,
+        flow_run_name=f"{kind} {run_root(work.job).name}",
+        persist_result=False,
+        retries=0,
+    )
     def parts_in_order(recipe: str, workspace: str) -> None:
-        for part in parts:
-            perform(part.name, partial(work, part))
+        walk(work)
 
-    parts_in_order(str(job.recipe_path), str(job.workspace.root))
+    parts_in_order(str(work.job.recipe_path), str(work.job.workspace.root))

@@ -1,6 +1,6 @@
-"""The embedded Prefect server: a process of its own that ends with the run that started it.
+"""The Prefect server: a process of its own on loopback that ends with the process that started it.
 
-    with embedded(home) as server: ...         # server.address is "http://127.0.0.1:PORT/api"
+    with started(home) as server: ...          # server.address is "http://127.0.0.1:PORT/api"
     python -m flows.server SOCKET              # what it starts; ends when its standard input does
 
 Prefect can start a temporary server itself, but that one outlives a killed run for ever. Ours reads
@@ -22,11 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artefacts.files import translated
-from pipeline.errors import UrushiError
+from pipeline.errors import RequestError, UrushiError
 
 START_SECONDS = 300.0
 """The first start sets up the database: some 10 seconds, a minute on a busy machine."""
 STOP_SECONDS = 5.0
+FINAL = {"PREFECT__SERVER_FINAL": "1"}
+"""Prefect's word for: this process makes one server, so it may spare itself copies."""
+EPHEMERAL = {"PREFECT__SERVER_EPHEMERAL": "1"}
+"""No schedules, no UI."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +63,24 @@ class Server:
 
 
 @contextmanager
-def embedded(home: Path) -> Iterator[Server]:
-    """Starts a server on a free loopback port, logging to home/server.log, and ends it.
+def started(home: Path, port: int = 0, *, standing: bool = False) -> Iterator[Server]:
+    """Starts a server on loopback, logging to home/server.log, and ends it.
 
     Does not wait for it: `Server.wait` does, once the caller has imported prefect meanwhile.
 
+    Args:
+        port: 0 takes a free one.
+        standing: with schedules, vacuum and UI; else only what a run in this process needs.
+
     Raises:
-        RequestError: `home` cannot be written.
+        RequestError: `home` cannot be written, or something listens on `port` already.
     """
     path = home / "server.log"
     with translated(path):
         home.mkdir(parents=True, exist_ok=True)
         log = open(path, "ab")  # noqa: SIM115 - closed below, when the child has it
     # The child takes over a socket that listens already, so no other process can take its port.
-    with log, socket.create_server(("127.0.0.1", 0)) as listener:
+    with log, _listener(port) as listener:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listener.fileno())],
             stdin=subprocess.PIPE,
@@ -81,7 +89,7 @@ def embedded(home: Path) -> Iterator[Server]:
             pass_fds=[listener.fileno()],
             # A Ctrl-C is for the run, which still has its end to report to the server.
             start_new_session=True,
-            env={**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            env=os.environ | FINAL | ({} if standing else EPHEMERAL),
         )
         port = listener.getsockname()[1]
     try:
@@ -94,6 +102,16 @@ def embedded(home: Path) -> Iterator[Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _listener(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise RequestError(
+            f"Port {port} of this machine cannot be listened on: {error.strerror}. "
+            "Something else listens there: stop it, or choose another with --port."
+        ) from None
 
 
 def _end_with_parent() -> None:

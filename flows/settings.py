@@ -20,17 +20,45 @@ DEFAULTS = {
     "PREFECT_LOGGING_COLORS": "false",
     # Receipts decide what is done; Prefect keeps no results.
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-    # Block types are for storage and notifications, which no flow here uses.
+    # Block types are for storage and notifications, which a run by hand does not use.
     "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "false",
     # For flows started without our server: Prefect's own 20 seconds are too few for the first
     # start on a slow machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # What is kept: events a week, runs with their logs and artifacts a quarter after their end.
+    # Prefect's own default clears events alone, and lets runs and logs grow for ever.
+    "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",  # ISO 8601: seconds are refused here.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(90 * 86_400),
 }
 
+STANDING = {
+    # The log of `urushi up` and the UI are where a run on a worker can be followed at all.
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    # The UI offers notification blocks only once the server knows their types.
+    "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "true",
+}
+"""What differs where a server stands for days and workers run the flows."""
 
-def prepare(workspace: Path, environment: MutableMapping[str, str] = os.environ) -> Path:
-    """Sets the defaults; returns Prefect's folder (PREFECT_HOME), WORKSPACE/prefect unless set."""
-    home = Path(environment.setdefault("PREFECT_HOME", str(workspace / "prefect")))
-    for key, value in DEFAULTS.items():
+
+def home_of(workspace: Path, environment: MutableMapping[str, str] = os.environ) -> Path:
+    """Prefect's folder: PREFECT_HOME, else WORKSPACE/prefect."""
+    return Path(environment.get("PREFECT_HOME") or workspace.resolve() / "prefect")
+
+
+def prepare(
+    workspace: Path,
+    environment: MutableMapping[str, str] = os.environ,
+    *,
+    standing: bool = False,
+) -> Path:
+    """Sets the defaults; returns Prefect's folder (PREFECT_HOME), WORKSPACE/prefect unless set.
+
+    Args:
+        standing: for a server that stays, and for its workers.
+    """
+    home = home_of(workspace, environment)
+    environment["PREFECT_HOME"] = str(home)
+    for key, value in (DEFAULTS | (STANDING if standing else {})).items():
         environment.setdefault(key, value)
     return home

@@ -29,7 +29,7 @@ STAGES = ("download", "cache", "train", "merge")
 CHILD = """
 import sys
 from pathlib import Path
-from flows.run import build_parts, data_parts
+from flows.work import build_parts, data_parts
 from pipeline.artefacts.job import load_job
 from pipeline.progress import Silent
 

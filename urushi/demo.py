@@ -13,7 +13,8 @@ from pathlib import Path
 
 import tomli_w
 
-from flows.run import PartRun, run_recipe
+from flows.run import run_recipe
+from flows.work import PartRun
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import Ledger, read_ledger

@@ -148,6 +148,11 @@ class Workspace:
         return BuildFolder(self.root / "builds" / name, suffix)
 
     @property
+    def flow_runs(self) -> Path:
+        """One lock for each scheduled run, held by the process that works for it."""
+        return self.root / "flow_runs"
+
+    @property
     def identities(self) -> Identities:
         """Remembered digests of large files."""
         return Identities(self.root / "identities.json")

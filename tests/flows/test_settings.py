@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from flows.settings import DEFAULTS, prepare
@@ -18,3 +21,23 @@ def test_what_the_user_set_stays(tmp_path: Path) -> None:
     assert prepare(tmp_path, environment) == Path("/srv/prefect")
     assert environment["PREFECT_LOGGING_LEVEL"] == "DEBUG"
     assert set(DEFAULTS) <= set(environment)
+
+
+READ = """
+import json
+from prefect.settings import get_current_settings
+server = get_current_settings().server
+vacuum = server.services.db_vacuum
+print(sorted(vacuum.enabled_vacuum_types), vacuum.retention_period.days,
+      server.events.retention_period.days, server.analytics_enabled)
+"""
+
+
+def test_prefect_reads_them_as_they_are_meant(tmp_path: Path) -> None:
+    """Prefect wants some spans in seconds and others in ISO 8601, and does not start else."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    prepare(tmp_path, environment, standing=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", READ], capture_output=True, text=True, env=environment
+    )
+    assert ended.stdout == "['events', 'flow_runs', 'orphans'] 90 7 False\n", ended.stderr

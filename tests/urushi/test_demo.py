@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 
-from flows.run import PartRun
+from flows.work import PartRun
 from pipeline.artefacts.job import Outcome
 from pipeline.artefacts.records import CaptionRecord, ImageRecord, read_records
 from pipeline.recipe import load_build, load_dataset

@@ -1,0 +1,147 @@
+"""The work of a run, without Prefect: its parts in order, and last_run.json as they go by."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from types import TracebackType
+from typing import Protocol, Self
+
+from pipeline.artefacts.job import Job, Outcome
+from pipeline.artefacts.locks import held
+from pipeline.artefacts.runs import (
+    RUN_LOCK,
+    State,
+    products,
+    run_fingerprint,
+    run_root,
+    write_run,
+)
+from pipeline.errors import GateStopped, Interrupted, UrushiError
+from pipeline.models.inspect import inspect, require_supported
+from pipeline.progress import Progress
+from pipeline.stages import DATA_STAGES
+
+
+class Part(Protocol):
+    """A stage of pipeline.stages or a part of pipeline.rounds."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def run(self) -> Callable[[Job, Progress], Outcome]: ...
+
+
+@dataclass(frozen=True)
+class PartRun:
+    """One part of this run and its seconds."""
+
+    name: str
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job under its run lock: the parts to walk, and how each is done."""
+
+    job: Job
+    parts: tuple[Part, ...]
+    progress: Progress
+    runs: list[PartRun]
+    """What is done so far; grows."""
+    begin: Callable[[str], None]
+    """Is told the part that begins."""
+
+    def perform(self, part: Part) -> Outcome:
+        """Does one part. What it raises crosses unchanged."""
+        self.begin(part.name)
+        started = time.monotonic()
+        outcome = part.run(self.job, self.progress)
+        self.runs.append(PartRun(part.name, outcome, time.monotonic() - started))
+        done = "already done" if outcome.already else "done"
+        self.progress.say(f"{part.name}: {done}{': ' if outcome.summary else ''}{outcome.summary}")
+        return outcome
+
+
+@contextmanager
+def at_work(job: Job, progress: Progress, parts: Sequence[Part] | None = None) -> Iterator[Work]:
+    """`job` for this process alone, with last_run.json kept up to date however it ends.
+
+    Args:
+        parts: what is walked after the data stages instead of the rounds' parts.
+
+    Raises:
+        BusyError: another process runs the same recipe.
+        RequestError: the base is not one that can be trained.
+    """
+    with held(run_root(job) / RUN_LOCK), _Log(job, run_fingerprint(job)) as log:
+        if parts is None and job.build is not None:
+            # Now, not after hours of downloading.
+            require_supported(inspect(job.build.base))
+        later = build_parts(job) if parts is None else tuple(parts)
+        yield Work(job, (*data_parts(job), *later), progress, log.runs, log.begin)
+
+
+def data_parts(job: Job) -> tuple[Part, ...]:
+    """The data stages that `job` can run: all, or those that a dataset recipe is enough for."""
+    return tuple(stage for stage in DATA_STAGES if job.build is not None or not stage.needs_build)
+
+
+def build_parts(job: Job) -> tuple[Part, ...]:
+    """The parts of the rounds, in order; none for a dataset recipe."""
+    if job.build is None:
+        return ()
+    parts: tuple[Part, ...] = import_module("pipeline.rounds.stage").parts(job)
+    return parts
+
+
+class _Log:
+    """Keeps last_run.json up to date while the run goes on and when it ends, however it ends."""
+
+    def __init__(self, job: Job, fingerprint: str) -> None:
+        self.runs: list[PartRun] = []
+        self._job = job
+        self._fingerprint = fingerprint
+        self._part: str | None = None
+
+    def __enter__(self) -> Self:
+        self._write("running")
+        return self
+
+    def begin(self, part: str) -> None:
+        self._part = part
+        self._write("running")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._part = None
+            self._write("finished")
+            return
+        # Where this cannot be written either (a full disk), the record goes on saying "running"
+        # while nobody holds the lock, which reads as interrupted; what matters is the first error.
+        with suppress(UrushiError, OSError):
+            if isinstance(error, GateStopped):
+                self._write("stopped by the gate", str(error))
+            elif isinstance(error, Exception) and not isinstance(error, Interrupted):
+                self._write("failed", str(error) or type(error).__name__)
+            else:
+                self._write("interrupted")
+
+    def _write(self, state: State, error: str | None = None) -> None:
+        write_run(
+            run_root(self._job),
+            state,
+            fingerprint=self._fingerprint,
+            part=self._part,
+            error=error,
+            files=products(self._job) if state == "finished" else None,
+            seconds={run.name: run.seconds for run in self.runs},
+        )
