@@ -1,28 +1,28 @@
-"""The ledger's curves as inline SVG, drawn by matplotlib in colours that the page decides."""
+"""The ledger's curves as inline SVG: held-out loss over the rounds, and loss over strength."""
 
-import io
-import re
 from collections.abc import Sequence
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+import numpy as np
 
-from pipeline.artefacts.ledger import Ledger, RoundRow
+from pipeline.artefacts.ledger import Candidate, Ledger, RoundRow
 from pipeline.preview import wording
+from pipeline.preview.svg import (
+    Scale,
+    decimals,
+    dot,
+    level,
+    padded,
+    path,
+    svg,
+    upright,
+    words,
+)
 
-# Stand-ins that no other colour equals; in the finished SVG each becomes a variable of the page's
-# style sheet, and so the same drawing serves the light and the dark scheme.
-VARIABLES = {
-    "ink": "#010a01",
-    "muted": "#010a02",
-    "line": "#010a03",
-    "accent": "#010a04",
-    "gold": "#010a05",
-    "card": "#010a06",
-}
+WIDE, HIGH = 460, 260
+"""Of a figure, in its own pixels: letters of 12 stay legible on a phone of 360."""
+LEFT, RIGHT, TOP, BOTTOM = 56, 16, 18, 32
+FEW = 8
+"""Rounds; of more, every other is named."""
 
 
 def standing_losses(ledger: Ledger) -> list[tuple[int, float]]:
@@ -37,117 +37,84 @@ def standing_losses(ledger: Ledger) -> list[tuple[int, float]]:
 
 
 def loss_plot(ledger: Ledger) -> str:
-    """Held-out loss of the origin and after every round."""
+    """Held-out loss of the origin and after every round, with the 95 % range of each round's gain.
+
+    The range of a round that was left out is of what it would have been.
+    """
     points = standing_losses(ledger)
-    figure = Figure(figsize=(10.5, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    _dress(axes)
-    numbers, losses = [n for n, _ in points], [value for _, value in points]
-    axes.plot(numbers, losses, color=VARIABLES["accent"], linewidth=2, zorder=3)
-    left_out = {row.round for row in ledger.rounds if row.strength == 0}
-    for number, value in points:
-        hollow = number in left_out
-        axes.plot(
-            [number],
-            [value],
-            marker="o",
-            markersize=7,
-            color=VARIABLES["card" if hollow else "accent"],
-            markeredgecolor=VARIABLES["accent"],
-            markeredgewidth=1.5,
-            zorder=4,
+    ranges = {
+        row.round: (
+            row.heldout_before - row.improvement_high,
+            row.heldout_before - row.improvement_low,
         )
-        if len(points) <= 12 or number in (0, numbers[-1]):
-            axes.annotate(
-                wording.loss(value),
-                (number, value),
-                # To the right, clear of a line that falls towards the point.
-                xytext=(4, 8),
-                textcoords="offset points",
-                ha="left",
-                color=VARIABLES["ink"],
-                fontsize=9.5,
-            )
-    axes.margins(x=0.09, y=0.2)
-    axes.set_ylabel("held-out loss", color=VARIABLES["muted"], fontsize=9.5)
-    if len(points) <= 12:
-        axes.set_xticks(numbers, ["origin", *(f"round {n}" for n in numbers[1:])])
-    else:
-        axes.set_xlabel("round (0 is the origin)", color=VARIABLES["muted"], fontsize=9.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    label = "Held-out loss by round: " + ", ".join(wording.loss(value) for value in losses)
-    return _svg(figure, "loss", label, "plot wide")
+        for row in ledger.rounds
+    }
+    ends = [end for pair in ranges.values() for end in pair]
+    y = padded([*(loss for _, loss in points), *ends], HIGH - BOTTOM, TOP)
+    x = Scale(0, len(points) - 1, LEFT + 20, WIDE - RIGHT - 20)
+    parts = [grid(y, LEFT, WIDE - RIGHT)]
+    left_out = {row.round for row in ledger.rounds if row.strength == 0}
+    parts.append(path([(x(n), y(loss)) for n, (_, loss) in enumerate(points)], "line"))
+    every = 1 + (len(points) - 1) // FEW
+    for place, (number, loss) in enumerate(points):
+        at = x(place)
+        if number in ranges:
+            low, high = ranges[number]
+            kind = "faint" if number in left_out else "whisker"
+            parts.append(upright(at, y(high), y(low), kind))
+            parts += [level(y(end), at - 4, at + 4, kind) for end in (low, high)]
+        parts.append(dot(at, y(loss), "hollow" if number in left_out else "point"))
+        if place % every == 0 or place == len(points) - 1:
+            parts.append(words(at, HIGH - 10, f"round {number}" if number else "origin"))
+    label = "Held-out loss by round: " + ", ".join(wording.loss(loss) for _, loss in points)
+    return svg(WIDE, HIGH, label, parts)
 
 
 def strength_plot(row: RoundRow) -> str:
-    """Loss at each strength that round `row` tried, on the held-out half used for choosing."""
-    figure = Figure(figsize=(2.6, 1.75), layout="constrained")
-    axes = figure.add_subplot()
-    _dress(axes)
+    """Loss at each strength that round `row` tried, on the choosing half, and their parabola."""
+    wide, high = 240, 170
     tried = sorted(row.candidates, key=lambda candidate: candidate.strength)
-    strengths, losses = [c.strength for c in tried], [c.loss for c in tried]
-    axes.plot(strengths, losses, color=VARIABLES["gold"], linewidth=1.5, zorder=3)
-    axes.plot(strengths, losses, "o", color=VARIABLES["gold"], markersize=5, zorder=4)
-    chosen = [c for c in tried if abs(c.strength - row.strength) < 1e-9]
-    for candidate in chosen:
-        axes.plot(
-            [candidate.strength],
-            [candidate.loss],
-            "o",
-            color=VARIABLES["accent"],
-            markersize=9,
-            zorder=5,
-        )
-    axes.axvline(row.strength, color=VARIABLES["accent"], linewidth=1, linestyle=(0, (3, 3)))
-    axes.margins(x=0.08, y=0.15)
-    axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.set_xlabel("strength", color=VARIABLES["muted"], fontsize=9.5)
+    reach = [0.0, 1.0, row.strength, *(c.strength for c in tried)]
+    x = Scale(min(reach), max(reach), 50, wide - 14)
+    curve = parabola(tried)
+    y = padded([c.loss for c in tried] + [loss for _, loss in curve], high - 34, 12)
+    parts = [grid(y, 50, wide - 10, 3)]
+    parts.append(upright(x(row.strength), 8, high - 34, "chosen"))
+    parts.append(path([(x(s), y(loss)) for s, loss in curve], "curve"))
+    for candidate in tried:
+        mine = abs(candidate.strength - row.strength) < 1e-9
+        kind, radius = ("point", 5.5) if mine else ("mark", 4)
+        parts.append(dot(x(candidate.strength), y(candidate.loss), kind, radius))
+    parts += [words(x(tick), high - 16, f"{tick:g}") for tick in x.ticks(2)]
+    parts.append(words((50 + wide - 14) / 2, high - 4, "strength", "axis"))
     label = f"Round {row.round}, loss by strength: " + ", ".join(
         f"{c.strength:.2f}: {wording.loss(c.loss)}" for c in tried
     )
-    return _svg(figure, f"strength-{row.round}", label)
+    return svg(wide, high, label, parts)
 
 
-def _dress(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(VARIABLES["line"])
-    axes.grid(axis="y", color=VARIABLES["line"], linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=VARIABLES["muted"], labelsize=9.5, length=0, pad=5)
-    axes.ticklabel_format(axis="y", useOffset=False)
-
-
-def _svg(figure: Figure, name: str, label: str, kind: str = "plot") -> str:
-    """`figure` as an <svg> element that scales; the same figure gives the same text."""
-    figure.patch.set_visible(False)
-    out = io.StringIO()
-    nothing: dict[str, str | None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": f"urushi-{name}", "svg.id": None}
-    ):
-        FigureCanvasSVG(figure).print_svg(out, metadata=nothing)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    # Several drawings share one page: no ids that could meet, no style rules that reach beyond.
-    for pattern, instead in (
-        (r"<!--.*?-->\s*", ""),
-        (r"<style.*?</style>\s*", ""),
-        (r'<g id="[^"]*"/>\s*', ""),
-        (r'<g id="[^"]*">', "<g>"),
-        (r"font-family: [^;\"]*; ", ""),
-        (r"xlink:href=", "href="),
-    ):
-        text = re.sub(pattern, instead, text, flags=re.DOTALL)
-    for variable, colour in VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    box = re.search(r'viewBox="[^"]*"', text)
-    opening = f'<svg class="{kind}" role="img" aria-label="{label}" {box[0] if box else ""}>'
-    return re.sub(r"<svg[^>]*>", opening, text, count=1)
+def parabola(tried: Sequence[Candidate]) -> list[tuple[float, float]]:
+    """(strength, loss) along the parabola nearest to what was tried; straight lines under three."""
+    strengths = [candidate.strength for candidate in tried]
+    losses = [candidate.loss for candidate in tried]
+    if len(set(strengths)) < 3:
+        return list(zip(strengths, losses, strict=True))
+    fitted = np.polynomial.Polynomial.fit(strengths, losses, 2)
+    along = np.linspace(min(strengths), max(strengths), 41)
+    return [(float(s), float(fitted(s))) for s in along]
 
 
 def searched(rows: Sequence[RoundRow]) -> list[RoundRow]:
     """The rounds whose strength was searched, not given."""
-    return [row for row in rows if len(row.candidates) > 1]
+    return [row for row in rows if len(row.candidates) > 2]
+
+
+def grid(y: Scale, left: float, right: float, count: int = 4) -> str:
+    """Level lines with their values."""
+    ticks = y.ticks(count)
+    places = decimals(ticks)
+    return "".join(
+        level(y(tick), left, right)
+        + words(left - 8, y(tick) + 4, f"{tick:.{places}f}", "label", "end")
+        for tick in ticks
+    )

@@ -23,7 +23,7 @@ AS_FILE = SAME + (
 
 def products(folder: BuildFolder, ledger: Ledger) -> str:
     """What to take away from the build's folder, and how to use it."""
-    parts = ["<h2>Your files</h2>", "<p>They lie beside this report.</p>"]
+    parts = ["<p>They lie beside this report.</p>"]
     if ledger.final is None:
         parts.append('<p class="hint">The final files are written when the last round is done.</p>')
     else:
@@ -66,14 +66,16 @@ def _card(name: str, path: Path, sha256: str | None, title: str, text: str) -> s
 
 def _rounds(folder: BuildFolder, ledger: Ledger) -> str:
     body = "".join(
-        f'<tr><th scope="row">{row.round}</th><td><code>{escape(row.lora)}</code></td>'
-        f'<td class="number">{row.rank}</td><td class="number">{row.alpha:g}</td>'
-        f'<td class="digest"><code>{escape(row.sha256)}</code></td></tr>\n'
+        f'<tr><th scope="row"><span class="word">Round </span>{row.round}</th>'
+        f'<td data-name="File"><code>{escape(row.lora)}</code></td>'
+        f'<td class="number" data-name="Rank">{row.rank}</td>'
+        f'<td class="number" data-name="Alpha">{row.alpha:g}</td>'
+        f'<td class="digest" data-name="sha256"><code>{escape(row.sha256)}</code></td></tr>\n'
         for row in ledger.rounds
     )
     text = (
         "<details><summary>Every round's LoRA, and how to build the model again</summary>\n"
-        '<div class="card scroll"><table><thead><tr><th>Round</th><th>File</th>'
+        '<div class="card"><table class="stack"><thead><tr><th>Round</th><th>File</th>'
         '<th class="number">Rank</th><th class="number">Alpha</th><th>sha256</th></tr></thead>'
         f"<tbody>\n{body}</tbody></table></div>\n"
     )

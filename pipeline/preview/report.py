@@ -1,6 +1,8 @@
 """The ledger, the samples and the recipe into report.html: one file that opens without network.
 
-The same build gives the same bytes. By hand: `urushi preview RECIPE`.
+    urushi report BUILD
+
+The same build gives the same bytes.
 """
 
 from collections.abc import Sequence
@@ -13,15 +15,24 @@ from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview import figures, sections
 from pipeline.preview.columns import Sheet, read_sheet
 from pipeline.preview.counts import StageCount
+from pipeline.preview.data import DatasetFacts
 from pipeline.preview.page import page
 from pipeline.preview.products import products
+from pipeline.preview.slider import pictures
+from pipeline.preview.verdict import reasons, tiles, verdict
 
 
-def write_report(folder: BuildFolder, ledger: Ledger, counts: Sequence[StageCount] = ()) -> Path:
+def write_report(
+    folder: BuildFolder,
+    ledger: Ledger,
+    counts: Sequence[StageCount] = (),
+    facts: Sequence[DatasetFacts] = (),
+) -> Path:
     """Writes the build's report.html, unless it is there with this content; returns its path.
 
     Args:
         counts: what the data stages made, which the ledger does not know.
+        facts: what the pictures were.
 
     Raises:
         DiskFullError, RequestError: it cannot be written.
@@ -29,7 +40,7 @@ def write_report(folder: BuildFolder, ledger: Ledger, counts: Sequence[StageCoun
     last = max((row.round for row in ledger.rounds), default=0)
     sheet = read_sheet(folder, ledger.rounds, last)
     recipe = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else None
-    text = render(folder, ledger, sheet, recipe, counts)
+    text = render(folder, ledger, sheet, recipe, counts, facts)
     if not folder.report.is_file() or folder.report.read_bytes() != text.encode():
         write_text(folder.report, text)
     return folder.report
@@ -41,35 +52,71 @@ def render(
     sheet: Sheet,
     recipe: str | None,
     counts: Sequence[StageCount],
+    facts: Sequence[DatasetFacts],
 ) -> str:
     """The whole page."""
-    parts = [
-        "<header>",
-        '<p class="eyebrow">urushi: a model built in rounds</p>',
-        f"<h1>{escape(ledger.build)}</h1>",
-        f'<p class="verdict">{sections.verdict(ledger)}</p>',
-        '<p class="hint">The held-out loss says how wrong the model is about pictures that it was '
-        "never trained on. Lower is better.</p>",
-        sections.facts(ledger),
-        "</header>",
-        "<h2>What it draws</h2>",
-        "<p>Every row is one prompt, drawn from the same starting noise in every column. Only the "
-        "model differs: left is the one that you started from, then how it drew after each "
-        "round.</p>",
-        figures.samples(sheet),
-        "<h2>Round by round</h2>",
-        "<p>Each round trains a thin layer on top of what stands, chooses how strongly to lay it "
-        "on, and bakes it in.</p>",
-        figures.loss_figure(ledger),
-        sections.rounds(ledger.rounds),
-        figures.strength_figures(ledger),
-        products(folder, ledger),
-        sections.timing(ledger, counts),
+    chapters = [
+        _chapter(
+            "drawn",
+            "What it draws",
+            "Each prompt starts from the same noise in every column; only the model differs.",
+            pictures(sheet),
+        ),
+        _chapter(
+            "rounds",
+            "Round by round",
+            "Each round trains a thin layer on top of what stands, chooses how strongly to lay it "
+            "on, and bakes it in.",
+            figures.losses(ledger) + sections.rounds(ledger.rounds),
+        ),
+        figures.strengths(ledger),
+        _chapter("learned", "What it learned from", "", sections.learned(facts)),
+        _chapter("files", "Your files", "", products(folder, ledger)),
+        _chapter("time", "Where the time went", "", sections.timing(ledger, counts)),
+        _chapter("credits", "Credits", "", sections.credits(facts)),
+        _chapter(
+            "recipe",
+            "The recipe",
+            "Everything that decided this build, with every default spelled out.",
+            "" if recipe is None else _folded("Show recipe.toml", f"<pre>{escape(recipe)}</pre>"),
+        ),
     ]
-    if recipe is not None:
-        parts += [
-            "<h2>The recipe</h2>",
-            "<p>Everything that decided this build, with every default spelled out.</p>",
-            f"<details><summary>Show recipe.toml</summary><pre>{escape(recipe)}</pre></details>",
-        ]
-    return page(f"{ledger.build}: urushi report", "\n".join(part for part in parts if part))
+    head = (
+        '<header><div class="wrap"><p class="eyebrow">urushi: a model built in rounds</p>\n'
+        f"<h1>{escape(ledger.build)}</h1>\n"
+        f'<p class="verdict">{verdict(ledger)}</p>\n{reasons(ledger)}\n{tiles(ledger)}\n'
+        "</div></header>\n"
+    )
+    body = "\n".join(chapter for chapter in chapters if chapter)
+    whole = f'{head}{_contents(body)}\n<main class="wrap">\n{body}\n</main>'
+    return page(f"{ledger.build}: urushi report", whole)
+
+
+def _chapter(name: str, title: str, text: str, content: str) -> str:
+    """A heading and what follows; nothing where there is no content."""
+    if not content:
+        return ""
+    lead = f"<p>{text}</p>\n" if text else ""
+    return f'<h2 id="{name}">{title}</h2>\n{lead}{content}'
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>"
+
+
+def _contents(body: str) -> str:
+    """Links to the chapters that there are."""
+    named = (
+        ("drawn", "Pictures"),
+        ("rounds", "Rounds"),
+        ("strengths", "Strengths"),
+        ("learned", "Data"),
+        ("files", "Files"),
+        ("time", "Time"),
+        ("credits", "Credits"),
+        ("recipe", "Recipe"),
+    )
+    links = "".join(
+        f'<li><a href="#{name}">{title}</a></li>' for name, title in named if f'id="{name}"' in body
+    )
+    return f'<nav aria-label="chapters"><div class="wrap"><ul>{links}</ul></div></nav>'

@@ -1,4 +1,4 @@
-"""The report's words and tables: verdict, rounds, files, where the time went."""
+"""The report's tables: rounds, the pictures that were learned, credits, where the time went."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,7 +6,7 @@ from html import escape
 from pipeline.artefacts.ledger import Ledger, RoundRow
 from pipeline.preview import wording
 from pipeline.preview.counts import StageCount
-from pipeline.preview.plots import standing_losses
+from pipeline.preview.data import Counts, DatasetFacts
 
 LEGEND = (
     (
@@ -16,7 +16,7 @@ LEGEND = (
     ),
     (
         "Learning rate, steps",
-        "How large a step training takes at most, and how many it took. Later rounds go gentler.",
+        "How large a step training takes at most, and how many it took.",
     ),
     (
         "Strength",
@@ -45,50 +45,19 @@ DECISIONS = {
     "rejected": "rejected, left out",
     "always": "merged, no gate",
 }
-
-
-def verdict(ledger: Ledger) -> str:
-    """One sentence, HTML: what came of it."""
-    points = standing_losses(ledger)
-    if not points:
-        return "No round has finished yet: this is the model before training."
-    before, after = points[0][1], points[-1][1]
-    merged = sum(row.strength > 0 for row in ledger.rounds)
-    gain = (before - after) / before if before > 0 else 0.0
-    if merged == 0:
-        text = "No round helped, and none was merged: the result equals the origin."
-    elif after < before:
-        text = (
-            f"{wording.count(merged, 'round')} of training took the held-out loss "
-            f"from {wording.loss(before)} to <b>{wording.loss(after)}</b>: "
-            f"<b>{wording.share(gain)} lower</b>."
-        )
-    else:
-        text = (
-            f"{wording.count(merged, 'round')} of training did not help: the held-out loss went "
-            f"from {wording.loss(before)} to <b>{wording.loss(after)}</b>, "
-            f"{wording.share(-gain)} higher."
-        )
-    if ledger.status == "running":
-        text += " The build is not finished."
-    elif ledger.status == "stopped by the gate":
-        text += " The gate stopped the build early, because rounds no longer helped."
-    return text
-
-
-def facts(ledger: Ledger) -> str:
-    """A row of labelled figures."""
-    merged = sum(row.strength > 0 for row in ledger.rounds)
-    seconds = sum(ledger.seconds.values()) + sum(row.seconds for row in ledger.rounds)
-    shown = (
-        ("Started from", _file_name(ledger.origin)),
-        ("Rounds merged", f"{merged} of {len(ledger.rounds)}"),
-        ("Held-out pictures", f"{ledger.heldout_pictures:,}"),
-        ("Time", wording.duration(seconds)),
-        ("Status", ledger.status),
-    )
-    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in shown)
-    return f'<dl class="facts">{items}</dl>'
+HEADS = (
+    ("Learning rate", "Learning<br>rate"),
+    ("Steps", "Steps"),
+    ("Strength", "Strength"),
+    ("Held-out loss", "Held-out loss<br>before → after"),
+    ("Gain (95 % range)", "Gain<br>(95 % range)"),
+    ("Decision", "Decision"),
+    ("Train loss", "Train<br>loss"),
+    ("Rounded away", "Rounded<br>away"),
+    ("Time", "Time"),
+)
+MOST_SHOWN = 12
+"""Rows of a list of bars."""
 
 
 def rounds(rows: Sequence[RoundRow]) -> str:
@@ -96,19 +65,13 @@ def rounds(rows: Sequence[RoundRow]) -> str:
     if not rows:
         return '<p class="hint">No round has finished yet.</p>'
     several = len({row.dataset for row in rows}) > 1
-    heads = (
-        "<th>Round</th>"
-        + ("<th>Dataset</th>" if several else "")
-        + '<th class="number">Learning<br>rate</th><th class="number">Steps</th>'
-        '<th class="number">Strength</th><th class="number">Held-out loss<br>before → after</th>'
-        '<th class="number">Gain<br>(95 % range)</th><th>Decision</th>'
-        '<th class="number">Train<br>loss</th><th class="number">Rounded<br>away</th>'
-        '<th class="number">Time</th>'
-    )
+    heads = "<th>Round</th>" + ("<th>Dataset</th>" if several else "")
+    for name, shown in HEADS:
+        heads += f"<th>{shown}</th>" if name == "Decision" else f'<th class="number">{shown}</th>'
     body = "".join(_round(row, several) for row in rows)
     legend = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in LEGEND)
     return (
-        f'<div class="card scroll"><table><thead><tr>{heads}</tr></thead>'
+        f'<div class="card"><table class="stack"><thead><tr>{heads}</tr></thead>'
         f"<tbody>\n{body}</tbody></table></div>\n"
         "<details><summary>What the columns mean</summary>"
         f'<dl class="legend">{legend}</dl></details>'
@@ -119,26 +82,101 @@ def _round(row: RoundRow, several: bool) -> str:
     # A round that was left out gained nothing; the range is of what it would have done.
     gain = wording.signed(row.heldout_before - row.heldout_after) if row.strength > 0 else "none"
     between = f"{wording.signed(row.improvement_low)} to {wording.signed(row.improvement_high)}"
-    attempts = f'<span class="small">{row.attempts} attempts</span>' if row.attempts > 1 else ""
-    cells = (
-        f"<td>{escape(row.dataset)}</td>" if several else "",
-        _number(wording.rate(row.learning_rate)),
-        _number(f"{row.steps:,}"),
-        _number(f"{row.strength:.2f}"),
-        _number(f"{wording.loss(row.heldout_before)} → {wording.loss(row.heldout_after)}"),
-        _number(f'{gain}<span class="small">{between}</span>'),
-        f'<td><span class="decision {row.decision.split()[0]}">'
-        f"{escape(DECISIONS[row.decision])}</span>{attempts}</td>",
-        _number(wording.loss(row.train_loss)),
-        _number(wording.share(row.cast_loss)),
-        _number(wording.duration(row.seconds)),
+    attempts = f' <span class="small">{row.attempts} attempts</span>' if row.attempts > 1 else ""
+    values = (
+        wording.rate(row.learning_rate),
+        f"{row.steps:,}",
+        f"{row.strength:.2f}",
+        f"{wording.loss(row.heldout_before)} → {wording.loss(row.heldout_after)}",
+        f'<span>{gain} <span class="small">{between}</span></span>',
+        f'<span><span class="decision {row.decision.split()[0]}">'
+        f"{escape(DECISIONS[row.decision])}</span>{attempts}</span>",
+        wording.loss(row.train_loss),
+        wording.share(row.cast_loss),
+        wording.duration(row.seconds),
     )
+    cells = "".join(
+        f'<td data-name="{name}" class="{"words" if name == "Decision" else "number"}">{value}</td>'
+        for (name, _), value in zip(HEADS, values, strict=True)
+    )
+    dataset = f'<td data-name="Dataset">{escape(row.dataset)}</td>' if several else ""
     kind = "" if row.strength > 0 else ' class="left-out"'
-    return f'<tr{kind}><th scope="row">{row.round}</th>{"".join(cells)}</tr>\n'
+    # On a phone a row is a card, and the number alone would not say what it counts.
+    head = f'<th scope="row"><span class="word">Round </span>{row.round}</th>'
+    return f"<tr{kind}>{head}{dataset}{cells}</tr>\n"
 
 
-def _number(html: str) -> str:
-    return f'<td class="number">{html}</td>'
+def learned(facts: Sequence[DatasetFacts]) -> str:
+    """What each dataset was: numbers, tags, sizes."""
+    return "\n".join(_dataset(one, len(facts) > 1) for one in facts)
+
+
+def _dataset(facts: DatasetFacts, several: bool) -> str:
+    fewest, middle, most = facts.lengths
+    lines = [
+        f"<b>{facts.pictures:,}</b> pictures of <code>{escape(facts.asked)}</code>, "
+        f"from {_listed(facts.sites)}; rated {_listed(facts.ratings)}."
+    ]
+    if facts.tags:
+        lines.append(
+            f"{facts.different_tags:,} different tags; a caption has {fewest} to {most}, "
+            f"in the middle {middle:g}."
+        )
+    if facts.excluded:
+        lines.append(f"The recipe excludes {escape(', '.join(facts.excluded))}.")
+    cards = [
+        _bars("Tags in most captions", facts.tags[:MOST_SHOWN], facts.pictures),
+        _bars("Sizes trained at", _sizes(facts.buckets), facts.pictures),
+        _bars("Posts not taken", facts.left_out[:MOST_SHOWN], None),
+    ]
+    title = f"<h3>{escape(facts.name)}</h3>" if several else ""
+    return f'{title}<p>{" ".join(lines)}</p>\n<div class="plots data">{"".join(cards)}</div>'
+
+
+def _sizes(buckets: Counts) -> Counts:
+    shown = tuple((name.replace("x", " × "), count) for name, count in buckets[:MOST_SHOWN])
+    rest = buckets[MOST_SHOWN:]
+    return (*shown, (f"{len(rest)} more sizes", sum(n for _, n in rest))) if rest else shown
+
+
+def _bars(title: str, counts: Counts, whole: int | None) -> str:
+    """A list of bars, the longest full; shares of `whole` where there is one."""
+    if not counts:
+        return ""
+    longest = max(count for _, count in counts)
+    rows = "".join(
+        f'<li><span>{escape(name)}</span><i style="width: {100 * count / longest:.1f}%"></i>'
+        f"<b>{wording.share(count / whole) if whole else f'{count:,}'}</b></li>\n"
+        for name, count in counts
+    )
+    return f'<div class="card"><h3>{title}</h3><ul class="bars">\n{rows}</ul></div>'
+
+
+def _listed(counts: Counts) -> str:
+    if len(counts) == 1:
+        return escape(counts[0][0])
+    return ", ".join(f"{escape(name)} ({count:,})" for name, count in counts)
+
+
+def credits(facts: Sequence[DatasetFacts]) -> str:
+    """The artists by name, most pictures first; empty where no picture names one."""
+    if not any(one.artists for one in facts):
+        return ""
+    parts = [
+        "<p>These artists made the pictures that the model learned from. Their names never "
+        "reach a caption. <code>urushi credits</code> lists every picture with its source.</p>"
+    ]
+    for one in facts:
+        names = "".join(
+            f'<li>{escape(name.replace("_", " "))} <span class="hint">{count:,}</span></li>'
+            for name, count in one.artists
+        )
+        unnamed = f", and {one.unnamed:,} pictures that name none" if one.unnamed else ""
+        parts.append(
+            f"<details><summary>{wording.count(len(one.artists), 'artist')} of {escape(one.name)}"
+            f'{unnamed}</summary><ul class="names">{names}</ul></details>'
+        )
+    return "\n".join(parts)
 
 
 def timing(ledger: Ledger, counts: Sequence[StageCount]) -> str:
@@ -161,15 +199,8 @@ def timing(ledger: Ledger, counts: Sequence[StageCount]) -> str:
     longest = max(seconds for _, seconds, _ in spent) or 1.0
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(made)}</td>'
-        f'{_number(wording.duration(seconds))}<td class="meter">'
+        f'<td class="number">{wording.duration(seconds)}</td><td class="meter">'
         f'<i style="width: {100 * seconds / longest:.1f}%"></i></td></tr>\n'
         for name, seconds, made in spent
     )
-    return (
-        f"<h2>Where the time went</h2>\n"
-        f'<div class="card scroll"><table class="bare"><tbody>\n{body}</tbody></table></div>'
-    )
-
-
-def _file_name(path: str) -> str:
-    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or path
+    return f'<div class="card"><table class="bare"><tbody>\n{body}</tbody></table></div>'

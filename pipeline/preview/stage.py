@@ -16,6 +16,7 @@ from pipeline.artefacts.receipts import done, read_receipt, write_receipt
 from pipeline.models.inspect import inspect, require_supported
 from pipeline.preview.columns import read_sheet
 from pipeline.preview.counts import data_counts
+from pipeline.preview.data import dataset_facts
 from pipeline.preview.grid import write_grid
 from pipeline.preview.report import write_report
 from pipeline.preview.sample import is_sampled, sample, sample_size
@@ -83,7 +84,7 @@ def make_round_grid(
 
 def make_report(job: Job, ledger: Ledger) -> Path:
     """report.html with what the data stages made for each dataset. Hold the build's lock."""
-    return write_report(job.folder, ledger, data_counts(job))
+    return write_report(job.folder, ledger, data_counts(job), dataset_facts(job))
 
 
 def draw_samples(job: Job, rows: Sequence[RoundRow], progress: Progress) -> int:
