@@ -33,26 +33,32 @@ class TinyModel(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+def tiny() -> Any:
+    """tests/models/tiny.py, which no test can import by name."""
     source = Path(__file__).parents[1] / "models" / "tiny.py"
     spec = importlib.util.spec_from_file_location("tiny_model", source)
     assert spec and spec.loader
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
+    return build
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> TinyModel:
     root = tmp_path_factory.mktemp("model")
-    pipeline = build.make_pipeline(root / "tokenizer")
+    pipeline = tiny.make_pipeline(root / "tokenizer")
     pipeline.save_pretrained(root / "pipeline")
-    tensors = build.single_file_tensors(pipeline)
-    file = build.write_single_file(root / "base.safetensors", tensors)
+    tensors = tiny.single_file_tensors(pipeline)
+    file = tiny.write_single_file(root / "base.safetensors", tensors)
     return TinyModel(
-        Base(checkpoint=file, config=root / "pipeline"), tensors, build.write_single_file
+        Base(checkpoint=file, config=root / "pipeline"), tensors, tiny.write_single_file
     )
 
 
 @pytest.fixture(autouse=True)
 def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """Networks this small lose more to waiting threads than they gain."""
-    if "model" not in request.fixturenames:
+    if "tiny" not in request.fixturenames:
         yield
         return
     import torch

@@ -15,6 +15,7 @@ from pipeline.preview import draw
 from pipeline.preview.sample import sample, sample_fingerprint
 from pipeline.progress import Silent
 from pipeline.recipe import Size
+from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 
 SIZE = Size(24, 16)
@@ -31,6 +32,7 @@ from pathlib import Path
 from pipeline.preview.sample import sample
 from pipeline.progress import Silent
 from pipeline.recipe import Size
+from pipeline.recipe.base import Base
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 preview = Preview.model_validate_json({PREVIEW.model_dump_json()!r})
@@ -129,6 +131,56 @@ def test_two_seeds_are_two_pictures_of_one_prompt(model: Any, tmp_path: Path) ->
     again = twice.model_copy(update={"seed": 8, "seeds": 1})
     (alone,) = sample(model.base, None, again, SIZE, tmp_path / "1", "origin", Silent())
     assert alone.read_bytes() == two.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Base:
+    root = tmp_path_factory.mktemp("sdxl")
+    tiny.make_sdxl_pipeline(root / "tokenizer").save_pretrained(root / "pipeline")
+    return Base(checkpoint=root / "pipeline")
+
+
+def test_an_sdxl_is_drawn_from_the_same_noise_and_told_its_size(
+    sdxl: Base, tmp_path: Path, said: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[torch.Tensor] = []
+    starts: list[torch.Tensor] = []
+    load = load_pipeline
+
+    def watched(*arguments: Any) -> Any:
+        pipe = load(*arguments)
+
+        def remember(_unet: Any, inputs: Any, named: Any) -> None:
+            told.append(named["added_cond_kwargs"]["time_ids"])
+            starts.append(inputs[0])
+
+        pipe.unet.register_forward_pre_hook(remember, with_kwargs=True)
+        return pipe
+
+    monkeypatch.setattr(draw, "load_pipeline", watched)
+    one = sample(sdxl, None, PREVIEW, SIZE, tmp_path / "1", "origin", said)
+    two = sample(sdxl, None, PREVIEW, SIZE, tmp_path / "2", "origin", said)
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    # Height and width, the crop's top and left, and both again: once without and with each prompt.
+    assert told[0].tolist() == [[16, 24, 0, 0, 16, 24]] * 4
+    expected = torch.randn((1, 4, 8, 12), generator=torch.Generator("cpu").manual_seed(8))
+    assert torch.equal(starts[0][1:2], expected)
+    with Image.open(one[0]) as picture:
+        assert (picture.size, picture.mode) == ((24, 16), "RGB")
+        assert len(picture.getcolors(1000) or ()) > 100
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_half_precision_draws_nearly_the_same(
+    family: str, model: Any, sdxl: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = model.base if family == "sd15" else sdxl
+    whole = draw.draw(base, None, PREVIEW, SIZE, Silent(), what="x")[0]
+    monkeypatch.setattr(draw, "ON_CPU", ("cpu", torch.float16))
+    half = draw.draw(base, None, PREVIEW, SIZE, Silent(), what="x")[0]
+    apart = np.abs(np.asarray(whole).astype(int) - np.asarray(half).astype(int))
+    assert 0 < apart.max() < 16
+    assert apart.mean() < 1
 
 
 def test_a_prompt_is_drawn_alike_in_any_batch(model: Any) -> None:
