@@ -16,7 +16,7 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed
 
 from flows.alive import alive
@@ -33,13 +33,12 @@ NOTHING = "Nothing to do"
 
 
 def _name() -> str:
-    """ "build turquoise", or the recipe's file where it cannot be read."""
-    path = Path(flow_run.parameters["recipe"])
-    return f"{flow_run.flow_name} {path.stem}"
+    """Such as: build turquoise."""
+    return f"{flow_run.flow_name} {deployment.name or Path(flow_run.parameters['recipe']).stem}"
 
 
 @flow(name="data", flow_run_name=_name, persist_result=False, retries=0)
-def data(recipe: str, workspace: str) -> State[Any] | None:
+def data(recipe: str, workspace: str, notify: list[str] | None = None) -> State[Any] | None:
     """The data stages of a recipe, as far as they are not done."""
     with _here(workspace):
         job = load_job(Path(recipe), Path(workspace))
@@ -47,7 +46,7 @@ def data(recipe: str, workspace: str) -> State[Any] | None:
 
 
 @flow(name="build", flow_run_name=_name, persist_result=False, retries=0)
-def build(recipe: str, workspace: str) -> State[Any] | None:
+def build(recipe: str, workspace: str, notify: list[str] | None = None) -> State[Any] | None:
     """Everything that a build recipe asks, as far as it is not done."""
     with _here(workspace):
         job = load_job(Path(recipe), Path(workspace))
@@ -77,3 +76,7 @@ def _here(workspace: str) -> Iterator[None]:
     run = flow_run.id or str(os.getpid())
     with alive(Workspace(Path(workspace).resolve()), run):
         yield
+
+
+FLOWS: dict[str, Any] = {"data": data, "build": build}
+"""What can be deployed, by name."""

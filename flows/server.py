@@ -24,6 +24,7 @@ from pathlib import Path
 from pipeline.artefacts.files import translated
 from pipeline.errors import RequestError, UrushiError
 
+LOG = "server.log"
 START_SECONDS = 300.0
 """The first start sets up the database: some 10 seconds, a minute on a busy machine."""
 STOP_SECONDS = 5.0
@@ -61,10 +62,19 @@ class Server:
             "Stages can be run by hand without it: urushi download, caption, resize, …"
         )
 
+    def end(self) -> None:
+        """Ends it, and waits for its end."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
-@contextmanager
-def started(home: Path, port: int = 0, *, standing: bool = False) -> Iterator[Server]:
-    """Starts a server on loopback, logging to home/server.log, and ends it.
+
+def start(home: Path, port: int = 0, *, standing: bool = False, log: str = LOG) -> Server:
+    """Starts a server on loopback, logging to home/LOG. It ends when this process does.
 
     Does not wait for it: `Server.wait` does, once the caller has imported prefect meanwhile.
 
@@ -75,33 +85,34 @@ def started(home: Path, port: int = 0, *, standing: bool = False) -> Iterator[Se
     Raises:
         RequestError: `home` cannot be written, or something listens on `port` already.
     """
-    path = home / "server.log"
+    path = home / log
     with translated(path):
         home.mkdir(parents=True, exist_ok=True)
-        log = open(path, "ab")  # noqa: SIM115 - closed below, when the child has it
+        output = open(path, "ab")  # noqa: SIM115 - closed below, when the child has it
     # The child takes over a socket that listens already, so no other process can take its port.
-    with log, _listener(port) as listener:
+    with output, _listener(port) as listener:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listener.fileno())],
             stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             pass_fds=[listener.fileno()],
             # A Ctrl-C is for the run, which still has its end to report to the server.
             start_new_session=True,
             env=os.environ | FINAL | ({} if standing else EPHEMERAL),
         )
-        port = listener.getsockname()[1]
+        taken = listener.getsockname()[1]
+    return Server(f"http://127.0.0.1:{taken}/api", path, process)
+
+
+@contextmanager
+def started(home: Path) -> Iterator[Server]:
+    """A server for a run in this process, ended with it. Raises as `start` does."""
+    server = start(home)
     try:
-        yield Server(f"http://127.0.0.1:{port}/api", path, process)
+        yield server
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        server.end()
 
 
 def _listener(port: int) -> socket.socket:
@@ -115,7 +126,9 @@ def _listener(port: int) -> socket.socket:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock would be missed at an interpreter's end that comes first.
+    while os.read(0, 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(STOP_SECONDS)
     os._exit(1)

@@ -25,6 +25,9 @@ DEFAULTS = {
     # For flows started without our server: Prefect's own 20 seconds are too few for the first
     # start on a slow machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # SQLite has one writer: on a busy machine the others wait, instead of failing after seconds.
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
     # What is kept: events a week, runs with their logs and artifacts a quarter after their end.
     # Prefect's own default clears events alone, and lets runs and logs grow for ever.
     "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": "P7D",  # ISO 8601: seconds are refused here.

@@ -15,7 +15,7 @@ import typer
 
 from merge.errors import MergeError
 from pipeline.errors import RequestError, UrushiError
-from urushi import lora
+from urushi import lora, standing
 from urushi.mix import mix
 from urushi.options import WORKSPACE, Build, Force, Recipe, WorkspaceFolder
 
@@ -322,6 +322,8 @@ def merge(
 
 app.command()(mix)
 app.add_typer(lora.app, name="lora")
+for verb in standing.VERBS:
+    app.command()(verb)
 
 
 @app.command()

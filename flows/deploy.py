@@ -1,0 +1,160 @@
+"""`urushi deploy RECIPE` and `urushi serve RECIPE`: a recipe as a deployment, with a schedule.
+
+deploy writes it for the worker of `urushi up`; serve runs it in this process until Ctrl-C.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from flows.address import connect, known
+from flows.server import start
+from flows.settings import prepare
+from pipeline.artefacts.job import load_job
+from pipeline.artefacts.locks import host
+from pipeline.artefacts.runs import run_root
+from pipeline.errors import RequestError
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+TAG = "urushi"
+Kind = Literal["data", "build", "refresh"]
+
+
+def host_tag() -> str:
+    """Marks deployments whose paths are this machine's."""
+    return f"host:{host()}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be deployed, and when it runs."""
+
+    recipe: Path
+    workspace: Path
+    flow: Kind | None = None
+    """None: build for a build recipe, data for a dataset recipe."""
+    cron: str | None = None
+    """Five fields, as crontab has them."""
+    timezone: str = "UTC"
+    notify: tuple[str, ...] = ()
+    """Prefect blocks that are told, as TYPE/NAME."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment as Prefect knows it."""
+
+    name: str
+    """FLOW/NAME."""
+    api: str
+    run: str | None
+    """The id of a run that was asked for at once."""
+
+
+def deploy(wish: Wish, *, now: bool = False) -> Deployed:
+    """Writes the deployment; with `now` also starts a run of it.
+
+    Raises:
+        RecipeError, RequestError: the recipe, the schedule, or no server.
+    """
+    kind, name = _checked(wish)
+    prepare(wish.workspace, standing=True)
+    api = connect(wish.workspace)
+    from prefect.client.orchestration import get_client
+
+    from flows.pool import CPU, GPU, POOL, ensure_pool
+
+    with get_client(sync_client=True) as client:
+        ensure_pool(client)
+        made = _deployment(wish, kind, name)
+        made.work_pool_name = POOL
+        made.work_queue_name = CPU if kind == "data" else GPU
+        # This Python, whatever PATH the worker has; and no look for requirements to install.
+        made.job_variables = {"command": f"{shlex.quote(sys.executable)} -m prefect.engine"}
+        identity: Any = made.apply()
+        run = client.create_flow_run_from_deployment(identity) if now else None
+    return Deployed(f"{kind}/{name}", api, str(run.id) if run else None)
+
+
+def serve(wish: Wish, say: Callable[[str], None]) -> None:
+    """Runs the deployment's runs in this process until Ctrl-C; starts a server where none is.
+
+    Raises:
+        RecipeError, RequestError: the recipe or the schedule.
+    """
+    kind, name = _checked(wish)
+    home = prepare(wish.workspace, standing=True)
+    with _some_server(wish.workspace, home) as api:
+        say(f"{kind}/{name} is served; {api.removesuffix('/api')} shows it. Ctrl-C ends it.")
+        import prefect
+
+        prefect.serve(_deployment(wish, kind, name), limit=1, print_starting_message=False)
+
+
+@contextmanager
+def _some_server(workspace: Path, home: Path) -> Iterator[str]:
+    if os.environ.get("PREFECT_API_URL") or known(workspace):
+        yield connect(workspace)
+        return
+    server = start(home, standing=True)
+    try:
+        server.wait()
+        os.environ["PREFECT_API_URL"] = server.address
+        yield server.address
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        server.end()
+
+
+def _checked(wish: Wish) -> tuple[Kind, str]:
+    job = load_job(wish.recipe, wish.workspace)
+    kind: Kind = wish.flow or ("data" if job.build is None else "build")
+    if kind != "data" and job.build is None:
+        raise RequestError(f"{wish.recipe} is a dataset recipe; the flow {kind} needs a build's.")
+    if wish.cron is not None and len(wish.cron.split()) != 5:
+        raise RequestError(
+            f"--cron {wish.cron!r} has {len(wish.cron.split())} fields and not 5: minute, hour, "
+            'day, month, weekday. "0 2 * * *" is every night at two.'
+        )
+    try:
+        ZoneInfo(wish.timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise RequestError(
+            f"There is no time zone {wish.timezone}. Name one such as Europe/Berlin or UTC."
+        ) from None
+    return kind, run_root(job).name
+
+
+def _deployment(wish: Wish, kind: Kind, name: str) -> "RunnerDeployment":
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.types.entrypoint import EntrypointType
+    from pydantic import ValidationError
+
+    from flows import entry
+
+    try:
+        schedule = CronSchedule(cron=wish.cron, timezone=wish.timezone) if wish.cron else None
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise RequestError(f"--cron {wish.cron!r} is not a schedule: {problem}") from None
+    parameters: dict[str, Any] = {
+        "recipe": str(wish.recipe.resolve()),
+        "workspace": str(wish.workspace.resolve()),
+        "notify": list(wish.notify),
+    }
+    made: Any = entry.FLOWS[kind].to_deployment(
+        name=name,
+        schedule=schedule,
+        parameters=parameters,
+        tags=[TAG, host_tag()],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return made  # type: ignore[no-any-return]

@@ -1,0 +1,58 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.artefacts.decisions import ask, decide, overdue, read_decisions
+from pipeline.errors import RequestError, UrushiError
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def test_a_question_is_asked_once_and_answered_once(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.json"
+    assert not read_decisions(path).waiting
+    with pytest.raises(RequestError, match="No question waits"):
+        decide(path, "continue", who="me")
+    ask(path, NOON)
+    assert ask(path, NOON + timedelta(hours=1)).asked == (NOON,), "asking again changes nothing"
+    assert read_decisions(path).last is None
+    decide(path, "continue", who="me", strength=0.5, lr_scale=2.0)
+    found = read_decisions(path).last
+    assert found is not None
+    assert (found.decision, found.strength, found.lr_scale, found.who) == ("continue", 0.5, 2, "me")
+    with pytest.raises(RequestError, match="No question waits"):
+        decide(path, "stop", who="me")
+
+
+def test_a_round_done_again_is_asked_about_again_and_its_scales_multiply(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.json"
+    for scale in (0.5, 0.5):
+        ask(path)
+        decide(path, "redo", who="me", lr_scale=scale)
+        assert read_decisions(path).last is None, "it is being done again"
+    ask(path)
+    decide(path, "continue", who="me", lr_scale=3.0)
+    found = read_decisions(path)
+    assert (found.redone, found.redo_scale) == (2, 0.25)
+    assert found.last is not None
+
+
+def test_the_default_comes_after_its_hours(tmp_path: Path) -> None:
+    found = ask(tmp_path / "decisions.json", NOON)
+    assert not overdue(found, 12, NOON + timedelta(hours=11))
+    assert overdue(found, 12, NOON + timedelta(hours=12))
+    assert not overdue(found, None, NOON + timedelta(days=400)), "no default: it waits for ever"
+
+
+def test_wrong_numbers_and_a_damaged_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "decisions.json"
+    ask(path)
+    with pytest.raises(RequestError, match="lr_scale"):
+        decide(path, "redo", who="me", lr_scale=0.0)
+    with pytest.raises(RequestError, match="strength"):
+        decide(path, "continue", who="me", strength=7.0)
+    assert read_decisions(path).waiting, "a wrong answer is none"
+    path.write_text('{"asked": 3}')
+    with pytest.raises(UrushiError, match=r"decisions\.json is damaged at asked"):
+        read_decisions(path)

@@ -1,0 +1,64 @@
+"""The units that ship are read by systemd itself."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNITS = sorted((ROOT / "packaging" / "systemd").glob("urushi*.[st]*"))
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """Under a home that has the program and the environment file, as the units' heads say."""
+    home = tmp_path / "home"
+    for place in (".local/bin", ".config/urushi", ".config/systemd/user"):
+        (home / place).mkdir(parents=True)
+    program = home / ".local" / "bin" / "urushi"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    units = []
+    for unit in UNITS:
+        if unit.suffix in (".service", ".timer"):
+            copy = home / ".config" / "systemd" / "user" / unit.name
+            copy.write_text(unit.read_text().replace("%h", str(home)))
+            units.append(copy)
+    assert len(units) == 5
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", *units],
+        capture_output=True,
+        text=True,
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [line for line in ended.stderr.splitlines() if "urushi" in line] == []
+
+
+def test_the_units_call_verbs_that_there_are() -> None:
+    told = subprocess.run(
+        [Path(sys.executable).with_name("urushi"), "--help"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    verbs = set(re.findall(r"^  ([a-z]+)  ", told, re.MULTILINE))
+    for unit in UNITS:
+        for verb in re.findall(r"^ExecStart=\S+/urushi (\w+)", unit.read_text(), re.MULTILINE):
+            assert verb in verbs
+
+
+def test_stopping_leaves_the_runs_time_to_save() -> None:
+    """systemd must not kill before `urushi up` itself would."""
+    from flows.worker import SAVE_SECONDS, STOP_SECONDS
+
+    for name in ("urushi.service", "urushi-worker.service"):
+        text = (ROOT / "packaging" / "systemd" / name).read_text()
+        (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+        assert int(seconds) > SAVE_SECONDS + 2 * STOP_SECONDS
+        # One signal to `up` alone: its runs are asked by it, in order.
+        assert "\nKillMode=mixed\n" in text
