@@ -68,7 +68,7 @@ conv_rank = 0              # above 0 trains 3x3 convolutions too
 
 [train]
 batch_size = 2
-optimizer = "adamw8bit"    # adamw, adamw8bit, lion, lion8bit
+optimizer = "adamw8bit"    # or adamw, lion8bit, adafactor, prodigy, schedulefreeadamw, …
 scheduler = "constant_with_warmup"
 gradient_checkpointing = false
 

@@ -4,26 +4,42 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.recipe.optimizers import OptimizerName
 from pipeline.recipe.running import Running
 from pipeline.recipe.section import Positive
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Argument = bool | int | float | str | tuple[float, ...]
+Scheduler = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
 
 
 class Train(Running):
     """How one round trains."""
 
     batch_size: int = Field(1, ge=1)
-    optimizer: Literal["adamw", "adamw8bit", "lion", "lion8bit"] = "adamw8bit"
-    """8-bit ones are bitsandbytes'."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    weight_decay: float = Field(0.01, ge=0)
-    scheduler: Literal["constant", "constant_with_warmup", "cosine", "linear"] = (
-        "constant_with_warmup"
-    )
-    """The learning rate inside a round; diffusers' schedules."""
+    optimizer: OptimizerName = "adamw8bit"
+    """adamw, adamw8bit, pagedadamw8bit, lion, lion8bit, adafactor, prodigy, dadaptadam, dadaptlion,
+    schedulefreeadamw, any other class of pytorch-optimizer, or a dotted path to a class."""
+    optimizer_args: dict[str, Argument] = Field(default_factory=dict)
+    """Further arguments of the optimizer by its own names: {d_coef = 2.0}."""
+    betas: tuple[Beta, ...] | None = Field(None, min_length=1, max_length=3)
+    """Decay rates of the moments. Default: the optimizer's own."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Default: the optimizer's own, 0.01 for AdamW."""
+    scheduler: Scheduler = "constant_with_warmup"
+    """The learning rate inside a round; all but constant rise over a warm-up first."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of a round's steps over which the rate rises."""
+    warmup_steps: int | None = Field(None, ge=0)
+    """Steps over which the rate rises, instead of a share."""
+    min_rate: float = Field(0.0, ge=0, lt=1)
+    """Share of the peak at which a falling rate ends."""
+    cycles: int = Field(1, ge=1)
+    """Times that cosine_with_restarts falls within a round."""
+    power: Positive = 1.0
+    """Exponent of polynomial: 1 falls in a line, 2 faster at first."""
     max_grad_norm: Positive = 1.0
     caption_dropout: float = Field(0.05, ge=0, lt=1)
     """Share of samples trained with the empty caption, which guidance needs."""

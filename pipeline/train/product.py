@@ -38,8 +38,8 @@ def write_product(run: Run) -> Receipt:
         metadata["ss_network_args"] = (
             f'{{"conv_dim": "{lora.conv_rank}", "conv_alpha": "{lora.convolution_alpha}"}}'
         )
-    run.use_average()
-    save_lora(run.network, job.folder / LORA, metadata)
+    with run.judged():
+        save_lora(run.network, job.folder / LORA, metadata)
     losses = run.losses.values
     write_json(job.folder / LOSSES, [round(loss, 6) for loss in losses])
     tail = losses[-max(1, len(losses) // 10) :]

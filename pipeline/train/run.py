@@ -5,11 +5,12 @@ count alike in its loss: of a step's last, shorter batch no sample weighs more.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from diffusers import DDPMScheduler
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -23,9 +24,10 @@ from pipeline.train.feed import Feed, Inputs
 from pipeline.train.losses import Losses
 from pipeline.train.network import load_network, mixed_precision
 from pipeline.train.objective import noisy, sample_losses, target
-from pipeline.train.optimizers import new_optimizer
+from pipeline.train.optimizers import Group, judged, new_optimizer
 from pipeline.train.plan import RoundTraining
 from pipeline.train.resume import State, load_state, require_same, save_state, take
+from pipeline.train.schedule import new_schedule
 
 
 class Run:
@@ -52,13 +54,8 @@ class Run:
         self.parameters = {n: p for n, p in unet.named_parameters() if p.requires_grad}
         """What is trained, by name."""
         trained = list(self.parameters.values())
-        self._optimizer = new_optimizer(train, trained, training.learning_rate)
-        self._scheduler = get_scheduler(
-            train.scheduler,
-            self._optimizer,
-            num_warmup_steps=round(train.warmup * self.steps),
-            num_training_steps=self.steps,
-        )
+        self._optimizer = new_optimizer(train, [Group(trained, training.learning_rate)])
+        self._scheduler = new_schedule(train, self._optimizer, self.steps)
         self._unet, self._optimizer = self.accelerator.prepare(unet, self._optimizer)
         self._average: EMAModel | None = None
         if train.ema_decay:
@@ -183,7 +180,17 @@ class Run:
             self.recipe.train.save_last,
         )
 
-    def use_average(self) -> None:
-        """Puts the moving average in the factors' place, where the recipe asks for one."""
-        if self._average is not None:
-            self._average.copy_to(self.parameters.values())
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Inside, the factors are those to look at and to save: their moving average where the
+        recipe asks for one, else what the optimizer wants judged. After it they are as before."""
+        if self._average is None:
+            with judged(self.recipe.train.optimizer, self._optimizer):
+                yield
+            return
+        self._average.store(self.parameters.values())
+        self._average.copy_to(self.parameters.values())
+        try:
+            yield
+        finally:
+            self._average.restore(self.parameters.values())

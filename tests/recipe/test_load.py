@@ -43,8 +43,11 @@ def said(path: Path) -> str:
         ("[[round]]\nstrength = 'x'\n", "[[round]] number 1, strength should be 'auto', or a number (it is 'x')."),
         ("[resize]\nresolution = 200\n", "[resize]: needs min_side <= resolution <= max_side, and has 320, 200, 1536."),
         ("[resize]\nstep = 60\n", "[resize].step should be a multiple of 8 (it is 60)."),
-        ("[train]\noptimizer = 'adamw8bits'\n", "[train].optimizer should be 'adamw', 'adamw8bit', 'lion' or 'lion8bit' (it is 'adamw8bits'). Did you mean 'adamw8bit'?"),
-        ("[train]\nbetas = [0.9]\n", "[train].betas[1] is missing."),
+        ("[train]\noptimizer = 'adamw8bits'\n", "[train].optimizer: 'adamw8bits' is no optimizer known here. Nearest: adamw8bit, pagedadamw8bit, adam8bit. Any other is named by its dotted path, \"package.module.Class\"."),
+        ("[train]\noptimizer = 'a..b'\n", "[train].optimizer: 'a..b' is no dotted path such as \"package.module.Class\"."),
+        ("[train]\nscheduler = 'cosin'\n", "[train].scheduler should be 'constant', 'constant_with_warmup', 'linear', 'cosine', 'cosine_with_restarts' or 'polynomial' (it is 'cosin'). Did you mean 'cosine'?"),
+        ("[train]\nbetas = []\n", "[train].betas should not be empty."),
+        ("[rounds]\nlearning_rate = 0\n", "[rounds].learning_rate should be greater than 0 (it is 0)."),
         ("[train]\nbetas = [0.9, 1.0]\n", "[train].betas[1] should be less than 1 (it is 1.0)."),
         ("[preview]\nprompts = []\n", "[preview].prompts should not be empty."),
     ],
@@ -148,3 +151,9 @@ def test_a_recipe_survives_being_spelled_out(write_recipe: WriteRecipe) -> None:
 
 def test_errors_are_requests() -> None:
     assert issubclass(RecipeError, RequestError)
+
+
+def test_an_optimizer_may_be_spelled_as_its_class_is(write_recipe: WriteRecipe) -> None:
+    for spelled in ("AdamW8bit", "PagedAdamW8bit", "DAdaptAdam", "ScheduleFreeAdamW", "prodigy"):
+        recipe = load_build(write_recipe(f'[train]\noptimizer = "{spelled}"\n'))
+        assert recipe.train.optimizer == spelled.lower()
