@@ -1,10 +1,10 @@
 """Keys of [train] that say how a round runs, not what it makes: no fingerprint holds them."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.recipe.section import Positive, Section
+from pipeline.recipe.section import Positive, RecipePath, Section
 
 
 class Running(Section):
@@ -22,3 +22,13 @@ class Running(Section):
     """Steps between two looks at the loss: looking makes the processor wait for the GPU."""
     divergence: Annotated[float, Field(gt=1)] = 5.0
     """A round stops when its mean loss over 50 steps is so many times that of its first 50."""
+    process: Literal["auto", "own", "shared"] = "auto"
+    """own: each round trains in a process of its own, which gives all memory back and whose crash
+    ends no build. shared: inside the build's, which saves starting one (some seconds). auto: own
+    on GPUs, shared on a CPU, where there is neither a driver to crash nor memory to give back."""
+    devices: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share each step's batches; accumulation must be a multiple. The LoRA is the same
+    up to rounding, however many there are."""
+    accelerate_config: RecipePath | None = None
+    """A file of `accelerate config`, for launching in another way than on `devices` GPUs of this
+    machine; its number of processes counts then."""

@@ -18,9 +18,9 @@ from pipeline.rounds.gate import Verdict, judge
 from pipeline.rounds.strength import search
 from pipeline.rounds.training import Pictures, pictures, training
 from pipeline.train.counted import seed_of
-from pipeline.train.loop import train_round
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
+from pipeline.train.round import train_round
 
 RECEIPT = "strength.json"
 ATTEMPTS = 2

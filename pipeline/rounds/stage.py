@@ -31,7 +31,7 @@ from pipeline.rounds.chain import Link, lay, was_laid
 from pipeline.rounds.choice import Choice, choose, chosen
 from pipeline.rounds.ledger import Laid, Status, gather
 from pipeline.rounds.training import training
-from pipeline.train.loop import train_round
+from pipeline.train.round import train_round
 
 _WITHOUT_GPU = ("merge",)
 """Parts that need not wait for the card."""

@@ -35,11 +35,14 @@ class Conditioning:
     """SDXL's; SD 1.5 has none."""
 
     def to(self, device: torch.device) -> "Conditioning":
-        """The same on `device`."""
+        """The same on `device`; from pinned memory without waiting for it."""
         added = self.added
         if added is not None:
-            added = Added(added.pooled.to(device), added.time_ids.to(device))
-        return Conditioning(self.hidden.to(device), added)
+            added = Added(
+                added.pooled.to(device, non_blocking=True),
+                added.time_ids.to(device, non_blocking=True),
+            )
+        return Conditioning(self.hidden.to(device, non_blocking=True), added)
 
 
 def conditioning(

@@ -33,8 +33,13 @@ class Inputs:
     told: Conditioning
 
     def to(self, device: torch.device) -> "Inputs":
-        """The same on `device`."""
-        return Inputs(**{name: value.to(device) for name, value in vars(self).items()})
+        """The same on `device`; from pinned memory without waiting for it."""
+        return Inputs(
+            self.latents.to(device, non_blocking=True),
+            self.noise.to(device, non_blocking=True),
+            self.timesteps.to(device, non_blocking=True),
+            self.told.to(device),
+        )
 
 
 class Feed:
@@ -58,6 +63,10 @@ class Feed:
     def steps_per_epoch(self) -> int:
         """Batches in which every picture is seen once."""
         return self._order.steps_per_epoch
+
+    def size_at(self, step: int) -> int:
+        """Samples in the batch of `step`."""
+        return len(self._order.at(step).md5s)
 
     def at(self, step: int) -> Inputs:
         """The batch of `step`, counted from 0 over the whole round, on the CPU."""

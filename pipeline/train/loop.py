@@ -1,6 +1,9 @@
 """Trains one round's LoRA, from its last resume point if there is one."""
 
 import time
+from contextlib import ExitStack
+
+from accelerate import PartialState
 
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done
@@ -12,23 +15,22 @@ from pipeline.train.run import Run
 from pipeline.train.stopping import Stopping
 
 
-def train_round(recipe: BuildRecipe, training: RoundTraining, progress: Progress) -> Receipt:
-    """Trains, or finds it done; returns the receipt, whose summary has steps, train_loss, seconds.
-
-    Raises:
-        RequestError: no pictures to train on, a configuration that this version does not run, or a
-            resume point made under other settings.
-        Interrupted: someone asked it to stop; all steps are saved.
-        UrushiError: the loss is not finite, or grows.
-    """
-    receipt = done(training.folder, training.fingerprint)
-    if receipt is not None:
-        return receipt
-    with locked(training.folder), Stopping(training.stop) as stopping:
+def train_here(
+    recipe: BuildRecipe, training: RoundTraining, progress: Progress, stopping: Stopping
+) -> Receipt:
+    """Trains in this process, which on several devices is one of several. Raises as train_round."""
+    with ExitStack() as holding:
+        if PartialState().is_main_process:
+            holding.enter_context(locked(training.folder))
         run = Run(recipe, training)
         run.resume()
         _steps(run, stopping, progress)
-        return write_product(run)
+        if run.accelerator.is_main_process:
+            write_product(run)
+        run.accelerator.wait_for_everyone()
+        receipt = done(training.folder, training.fingerprint)
+        assert receipt is not None
+        return receipt
 
 
 def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
@@ -36,7 +38,7 @@ def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
     saved = time.monotonic()
     with progress.bar(name, run.steps, "step", run.step) as bar:
         while run.step < run.steps:
-            if stopping.asked:
+            if run.agree(stopping.asked):
                 run.save()
                 stopping.end(f"Stopped {name} after step {run.step} of {run.steps}; it is saved.")
             run.advance()

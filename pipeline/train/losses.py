@@ -34,11 +34,11 @@ class Losses:
         """Takes one step's loss, () on any device, without looking at it."""
         self._pending.append(loss.detach())
 
-    def gather(self, total: Callable[[Tensor], Tensor] = lambda values: values) -> None:
+    def gather(self, total: Callable[[Tensor], Tensor] | None = None) -> None:
         """Looks at what was added since the last time.
 
         Args:
-            total: (N,) of this device into (N,) of all devices.
+            total: (N,) of this device into (N,) of all devices; None where it is the only one.
 
         Raises:
             UrushiError: a loss is not finite, or the average of the last steps is far above that of
@@ -46,7 +46,8 @@ class Losses:
         """
         if not self._pending:
             return
-        values = total(torch.stack(self._pending)).tolist()
+        stacked = torch.stack(self._pending)
+        values = (stacked if total is None else total(stacked)).tolist()
         self._pending = []
         for value in values:
             self.values.append(value)

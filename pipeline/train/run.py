@@ -6,7 +6,8 @@ count alike in its loss: of a step's last, shorter batch no sample weighs more.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +19,7 @@ from pipeline.errors import RequestError
 from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
+from pipeline.train.ahead import Ahead, pinned
 from pipeline.train.conditioning import predict
 from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
@@ -30,6 +32,15 @@ from pipeline.train.resume import State, load_state, require_same, save_state, t
 from pipeline.train.schedule import new_schedule
 
 
+@dataclass(frozen=True)
+class _Share:
+    """One batch of a step."""
+
+    inputs: Inputs
+    samples: int
+    """Of the whole step, on all devices."""
+
+
 class Run:
     """One attempt at a round, from its first step; `resume` moves it on to where it was left."""
 
@@ -37,10 +48,12 @@ class Run:
         self.recipe, self.training = recipe, training
         train = recipe.train
         self.accelerator = Accelerator(mixed_precision=mixed_precision(train.precision))
-        if self.accelerator.num_processes > 1:
+        self.devices = self.accelerator.num_processes
+        if train.accumulation % self.devices:
             raise RequestError(
-                "Training on several GPUs at once is not supported yet. Start urushi without "
-                "`accelerate launch`, or set CUDA_VISIBLE_DEVICES to one card."
+                f"[train].accumulation is {train.accumulation}, which {self.devices} devices "
+                f"cannot share evenly. Use {self.devices} or a multiple of it: each device then "
+                "takes its part of a step's batches."
             )
         self.family = family_of(recipe.base)
         self._noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
@@ -61,6 +74,7 @@ class Run:
         if train.ema_decay:
             self._average = EMAModel(trained, decay=train.ema_decay, foreach=True)
         self.losses = Losses((), train.divergence, self._remedy)
+        self._ahead: Ahead[_Share] | None = None
         self.step = 0
         self.forced: tuple[str, ...] = ()
         self._earlier_seconds, self._started = 0.0, time.monotonic()
@@ -120,19 +134,21 @@ class Run:
 
     def advance(self) -> None:
         """One optimizer step."""
-        train = self.recipe.train
-        first = self.step * train.accumulation
-        batches = range(first, min(first + train.accumulation, self._batches))
-        inputs = [self._feed.at(batch) for batch in batches]
-        samples = sum(len(each.timesteps) for each in inputs)
+        mine, everyones = self._mine(self.step), self._batches_of(self.step)
         total = torch.zeros((), device=self.accelerator.device)
-        for batch, each in zip(batches, inputs, strict=True):
+        for place, batch in enumerate(mine, 1):
+            share = self._next()
+            inputs = share.inputs.to(self.accelerator.device)
             # Layers that draw by themselves (dropout in a LoRA) draw the same after a resume.
             torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
-            loss = self._losses(each.to(self.accelerator.device)).sum() / samples
-            self.accelerator.backward(loss)
+            with self._together(last=place == len(mine)):
+                loss = self._losses(inputs).sum() / share.samples
+                if batch not in everyones:
+                    loss = loss * 0
+                # Gradients are averaged over devices, where a sum is meant.
+                self.accelerator.backward(loss * self.devices)
             total += loss.detach()
-        self.accelerator.clip_grad_norm_(self.parameters.values(), train.max_grad_norm)
+        self.accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.train.max_grad_norm)
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -140,6 +156,39 @@ class Run:
             self._average.step(self.parameters.values())
         self.losses.add(total)
         self.step += 1
+
+    def _batches_of(self, step: int) -> range:
+        """The batches of a step, counted over the whole round; the last step may have fewer."""
+        first = step * self.recipe.train.accumulation
+        return range(first, min(first + self.recipe.train.accumulation, self._batches))
+
+    def _mine(self, step: int) -> range:
+        """Those of this device. One that gets none shows a later one, which does not count: all
+        devices must meet at the gradients."""
+        first = step * self.recipe.train.accumulation + self.accelerator.process_index
+        stop = max(first + 1, self._batches_of(step).stop)
+        return range(first, stop, self.devices)
+
+    def _next(self) -> "_Share":
+        if self._ahead is None:
+            steps = range(self.step, self.steps)
+            self._ahead = Ahead(self._made, (b for s in steps for b in self._mine(s)))
+        return self._ahead.next()
+
+    def _made(self, batch: int) -> "_Share":
+        """In the feed's thread, which alone asks the feed."""
+        everyones = self._batches_of(batch // self.recipe.train.accumulation)
+        samples = sum(self._feed.size_at(each) for each in everyones)
+        inputs = self._feed.at(batch)
+        on_gpu = self.accelerator.device.type == "cuda"
+        return _Share(pinned(inputs) if on_gpu else inputs, samples)
+
+    def _together(self, last: bool) -> AbstractContextManager[None]:
+        """Devices add up their gradients once a step, with their last batch."""
+        if last or self.devices == 1:
+            return nullcontext()
+        context: AbstractContextManager[None] = self.accelerator.no_sync(self._unet)
+        return context
 
     def _losses(self, inputs: Inputs) -> Tensor:
         """(B,): one batch's losses, a sample each."""
@@ -156,11 +205,26 @@ class Run:
         Raises:
             UrushiError: one of them is not finite, or they grow.
         """
-        self.losses.gather()
+        self.losses.gather(self._sum if self.devices > 1 else None)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        total: Tensor = self.accelerator.reduce(values, "sum")
+        return total
+
+    def agree(self, asked: bool) -> bool:
+        """Whether any device was asked to stop: they look where they meet anyway."""
+        if self.devices == 1:
+            return asked
+        if self.step % self.recipe.train.log_every:
+            return False
+        device = self.accelerator.device
+        return bool(self._sum(torch.tensor(float(asked), device=device)) > 0)
 
     def save(self) -> None:
         """Adds a resume point, once the losses up to it were looked at."""
         self.look()
+        if not self.accelerator.is_main_process:
+            return
         scaler = self.accelerator.scaler
         save_state(
             self.training.folder,

@@ -50,6 +50,11 @@ class Stopping:
         """Whether to stop. Looks for the file: a microsecond."""
         return self._told or self._heard is not None or self._file.exists()
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self._heard is not None
+
     def tell(self) -> None:
         """Asks for a stop from within: the process that waits for this one is gone."""
         self._told = True

@@ -17,10 +17,10 @@ from pipeline.artefacts.locks import held
 from pipeline.errors import BusyError, DiskFullError, Interrupted, RequestError, UrushiError
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
-from pipeline.train.loop import train_round
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
 from pipeline.train.resume import differences, load_state
+from pipeline.train.round import train_round
 from pipeline.train.run import Run
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
