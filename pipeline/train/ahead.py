@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
@@ -46,5 +46,6 @@ def pinned(record: Made) -> Made:
     if isinstance(record, Tensor):
         changed = record.pin_memory()
     elif is_dataclass(record):
-        changed = type(record)(**{name: pinned(value) for name, value in vars(record).items()})
-    return changed  # type: ignore[no-any-return]
+        changed = replace(changed, **{name: pinned(part) for name, part in vars(record).items()})
+    found: Made = changed
+    return found
