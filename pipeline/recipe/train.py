@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.recipe.objective import Objective
 from pipeline.recipe.optimizers import OptimizerName
 from pipeline.recipe.running import Running
 from pipeline.recipe.section import Positive
@@ -15,7 +16,7 @@ Scheduler = Literal[
 ]
 
 
-class Train(Running):
+class Train(Objective, Running):
     """How one round trains."""
 
     batch_size: int = Field(1, ge=1)

@@ -15,6 +15,7 @@ from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
 from pipeline.train.conditioning import Conditioning, conditioning
 from pipeline.train.counted import gaussian, uniform
+from pipeline.train.noise import drawn_noise, shown_noise
 from pipeline.train.objective import posterior_sample, stratified_timesteps
 from pipeline.train.order import Order
 from pipeline.train.plan import RoundTraining
@@ -27,7 +28,10 @@ class Inputs:
     latents: Tensor
     """(B, C, H, W) float32, scaled."""
     noise: Tensor
-    """(B, C, H, W) float32."""
+    """(B, C, H, W) float32: what the target is made of."""
+    shown: Tensor
+    """(B, C, H, W) float32: what the latents are mixed with; `noise`, unless inputs are
+    perturbed."""
     timesteps: Tensor
     """(B,) int64."""
     told: Conditioning
@@ -71,7 +75,7 @@ class Feed:
     def at(self, step: int) -> Inputs:
         """The batch of `step`, counted from 0 over the whole round, on the CPU."""
         job, batch = self._training, self._order.at(step)
-        latents, texts, noises = [], [], []
+        latents, texts, noises, shown = [], [], [], []
         for md5 in batch.md5s:
             key = (job.seed, job.round, batch.epoch, md5, step)
             mean, logvar = self._latents.latent(md5, bucket=batch.bucket)
@@ -80,12 +84,14 @@ class Feed:
             latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))
             dropped = uniform(*key, "dropout") < self._train.caption_dropout
             texts.append((EMPTY_CAPTION if dropped else md5, 0))
-            noises.append(gaussian(shape, *key, "noise"))
+            noises.append(drawn_noise(self._train, shape, key))
+            shown.append(shown_noise(self._train, noises[-1], key))
         pictures = [self._latents.record(md5, bucket=batch.bucket) for md5 in batch.md5s]
         count = len(pictures)
         return Inputs(
             latents=torch.stack(latents),
             noise=torch.stack(noises),
+            shown=torch.stack(shown),
             timesteps=stratified_timesteps(
                 torch.arange(count),
                 count,

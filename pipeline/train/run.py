@@ -25,11 +25,12 @@ from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
 from pipeline.train.losses import Losses
 from pipeline.train.network import load_network, mixed_precision
-from pipeline.train.objective import noisy, sample_losses, target
+from pipeline.train.objective import noisy, target
 from pipeline.train.optimizers import Group, judged, new_optimizer
 from pipeline.train.plan import RoundTraining
 from pipeline.train.resume import State, load_state, require_same, save_state, take
 from pipeline.train.schedule import new_schedule
+from pipeline.train.weighting import training_losses
 
 
 @dataclass(frozen=True)
@@ -194,10 +195,10 @@ class Run:
         """(B,): one batch's losses, a sample each."""
         schedule, timesteps = self._noise_schedule, inputs.timesteps
         wanted = target(schedule, inputs.latents, inputs.noise, timesteps)
-        mixed = noisy(schedule, inputs.latents, inputs.noise, timesteps)
+        mixed = noisy(schedule, inputs.latents, inputs.shown, timesteps)
         with self.accelerator.autocast():
             prediction = predict(self._unet, mixed, timesteps, inputs.told)
-        return sample_losses(prediction, wanted)
+        return training_losses(self.recipe.train, schedule, prediction, wanted, timesteps)
 
     def look(self) -> None:
         """Reads the losses of the steps since the last look.
