@@ -16,6 +16,7 @@ import typer
 from merge.errors import MergeError
 from pipeline.errors import RequestError, UrushiError
 from urushi import lora, standing
+from urushi.compare import compare
 from urushi.mix import mix
 from urushi.options import WORKSPACE, Build, Force, Recipe, WorkspaceFolder
 
@@ -321,6 +322,7 @@ def merge(
 
 
 app.command()(mix)
+app.command()(compare)
 app.add_typer(lora.app, name="lora")
 for verb in standing.VERBS:
     app.command()(verb)

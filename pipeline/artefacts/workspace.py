@@ -152,6 +152,10 @@ class Workspace:
         """One lock for each scheduled run, held by the process that works for it."""
         return self.root / "flow_runs"
 
+    def comparison(self, fingerprint: str) -> Path:
+        """One model's pictures of a `urushi compare`."""
+        return self.root / "compare" / fingerprint
+
     @property
     def identities(self) -> Identities:
         """Remembered digests of large files."""

@@ -17,7 +17,7 @@ from pipeline.recipe.base import Base
 from pipeline.recipe.build import BuildRecipe
 from pipeline.recipe.preview import Preview
 
-VERSION = 2
+VERSION = 3
 """Raised when the same settings would draw other pictures."""
 SIDE_STEP = 8
 """Picture sides are multiples of so many pixels, as the UNet's and VAE's halvings ask."""

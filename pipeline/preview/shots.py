@@ -14,15 +14,9 @@ class Shot:
 
 
 def shots(preview: Preview) -> tuple[Shot, ...]:
-    """Every prompt from every one of its seeds; a prompt's pictures stand together.
-
-    Seeds count up from prompt to prompt, as user interfaces count them through a batch, and begin
-    again after the last prompt for every prompt's second picture. So more pictures a prompt leave
-    those that are drawn already as they are.
-    """
-    prompts = preview.prompts
+    """Every prompt from every seed: seed, seed + 1, …; a prompt's pictures stand together."""
     return tuple(
-        Shot(prompt, (preview.seed + index + turn * len(prompts)) % 2**63)
-        for index, prompt in enumerate(prompts)
+        Shot(prompt, (preview.seed + turn) % 2**63)
+        for prompt in preview.prompts
         for turn in range(preview.seeds)
     )

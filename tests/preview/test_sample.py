@@ -115,9 +115,9 @@ def test_every_checkpoint_starts_from_the_same_noise(
     origin = sample(model.base, None, PREVIEW, SIZE, tmp_path / "0", "origin", Silent())
     after = sample(model.base, checkpoint, PREVIEW, SIZE, tmp_path / "1", "round", Silent())
     assert torch.equal(*starts)
-    # Twice over, without and with the prompt; prompt number 1 from seed 7 + 1.
+    # Twice over, without and with the prompt; both prompts from the seed.
     assert starts[0].shape == (4, 4, 8, 12)
-    generator = torch.Generator("cpu").manual_seed(8)
+    generator = torch.Generator("cpu").manual_seed(7)
     expected = torch.randn((1, 4, 8, 12), generator=generator)
     assert torch.equal(starts[0][1:2], expected)
     assert torch.equal(starts[0][3:4], expected)
@@ -163,7 +163,7 @@ def test_an_sdxl_is_drawn_from_the_same_noise_and_told_its_size(
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     # Height and width, the crop's top and left, and both again: once without and with each prompt.
     assert told[0].tolist() == [[16, 24, 0, 0, 16, 24]] * 4
-    expected = torch.randn((1, 4, 8, 12), generator=torch.Generator("cpu").manual_seed(8))
+    expected = torch.randn((1, 4, 8, 12), generator=torch.Generator("cpu").manual_seed(7))
     assert torch.equal(starts[0][1:2], expected)
     with Image.open(one[0]) as picture:
         assert (picture.size, picture.mode) == ((24, 16), "RGB")
