@@ -37,7 +37,7 @@ drill: setup
 	$(BIN)/pytest -m drill
 
 bench: setup
-	for name in caption lora merge download store; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
+	for name in caption lora merge download store rounds; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
 clean:
 	rm -rf .venv build demo-workspace *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
