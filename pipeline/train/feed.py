@@ -41,6 +41,7 @@ class Inputs:
         return Inputs(
             self.latents.to(device, non_blocking=True),
             self.noise.to(device, non_blocking=True),
+            self.shown.to(device, non_blocking=True),
             self.timesteps.to(device, non_blocking=True),
             self.told.to(device),
         )
