@@ -8,14 +8,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artefacts.chain import IMAGES_FILE, download_fingerprint
+from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, download_fingerprint
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.receipts import done
 from pipeline.artefacts.records import ImageRecord, read_records
 from pipeline.errors import RequestError
+from pipeline.models.configurations import SCHEDULER_FILE, configurations
+from pipeline.models.inspect import BaseFacts, inspect, require_supported
+from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe
 from urushi.plan import disk_bytes
 from urushi.table import size
+from urushi.training_traps import base_traps, training_traps
 from urushi.traps import CODES, Known, Trap, build_traps, dataset_traps, picture_traps
 
 
@@ -30,9 +34,10 @@ def print_check(recipe: Path, workspace: Path) -> None:
     for _, dataset in job.datasets:
         _require_folder(dataset)
         _require_search(dataset)
-    base = [f"  base: {_base(job.build)}"] if job.build is not None else []
+    facts = None if job.build is None else _facts(job.build)
+    base = [] if facts is None else [f"  base: {_sentence(facts)}"]
     print("\n".join([f"{recipe}: {_what(job)}", *base]))
-    traps = [trap for trap in _traps(job) if trap.code not in silenced]
+    traps = [trap for trap in _traps(job, facts) if trap.code not in silenced]
     for trap in traps:
         print(f"  warning [{trap.code}]: {trap.text}")
     if not traps:
@@ -54,12 +59,15 @@ def _silenced(job: Job) -> frozenset[str]:
     return frozenset(codes)
 
 
-def _traps(job: Job) -> Iterator[Trap]:
+def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
     for _, dataset in job.datasets:
         yield from dataset_traps(dataset)
     if job.build is None:
         return
     yield from build_traps(job.build)
+    yield from training_traps(job.build)
+    if base is not None:
+        yield from base_traps(job.build, base, _stated(job.build))
     for _, dataset in job.datasets:
         yield from picture_traps(job.build, dataset, _known(job, job.build, dataset))
     needed = disk_bytes(job)
@@ -89,8 +97,18 @@ def _known(job: Job, build: BuildRecipe, dataset: DatasetRecipe) -> Known:
     return Known(
         pictures=len(images),
         small=sum(image.width * image.height < area for image in sized),
+        alike=_alike(folder.images / ALIKE_FILE),
         shared_words=tuple(one.tags for one in near),
     )
+
+
+def _alike(file: Path) -> int:
+    """Pictures that look like another one."""
+    if not file.exists():
+        return 0
+    from pipeline.download.images import Alike
+
+    return sum(len(group.md5s) - 1 for group in read_records(file, Alike))
 
 
 def _what(job: Job) -> str:
@@ -118,11 +136,28 @@ def _require_search(dataset: DatasetRecipe) -> None:
         dialect_of(dataset.download.site).query(dataset.download)
 
 
-def _base(recipe: BuildRecipe) -> str:
-    from pipeline.models.inspect import inspect, require_supported
-
+def _facts(recipe: BuildRecipe) -> BaseFacts:
+    """Also refuses an optimizer that training would refuse, once everything is fetched."""
     facts = inspect(recipe.base)
     require_supported(facts)
+    if recipe.train.asks_of_its_optimizer:
+        # Imported here: it brings torch, and most recipes ask for nothing to look at.
+        from pipeline.train.optimizers import try_optimizer
+
+        try_optimizer(recipe.train)
+    return facts
+
+
+def _stated(recipe: BuildRecipe) -> str | None:
+    """What the configuration beside the base says that it predicts."""
+    folder = configurations(recipe.base)
+    if folder is None:
+        return None
+    stated = read_configuration(folder / SCHEDULER_FILE).get("prediction_type")
+    return None if stated is None else str(stated)
+
+
+def _sentence(facts: BaseFacts) -> str:
     zero = ", zero terminal SNR" if facts.zero_terminal_snr else ""
     return (
         f"{facts.path} ({facts.family}, {facts.layout}, {facts.prediction_type}{zero}, "

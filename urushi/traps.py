@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pipeline.artefacts.chain import ALIKE_FILE
 from pipeline.recipe import BuildRecipe, DatasetRecipe
 from pipeline.recipe.quality import Percentiles
 
@@ -24,6 +25,8 @@ CODES = (
     *("bucket-step", "configurations", "conv-rank", "alpha-above-rank", "alpha-few-pictures"),
     *("epochs-and-steps", "fading-rate", "gate-always", "preview-size", "few-pictures"),
     *("step-count", "held-out-few", "small-pictures", "shared-words", "score-scheme", "disk"),
+    *("alike", "found-rate", "averaged-schedule", "sdxl-small", "prediction-type"),
+    *("noise-at-zero-snr",),
 )
 
 DANBOORU_TAGS = 2
@@ -49,6 +52,8 @@ HELD_OUT_FEW = 16
 """Held-out pictures: half of them choose a strength, half judge it."""
 SMALL_SHARE = 0.1
 """Share of pictures smaller than the training size from which a warning is due."""
+ALIKE_SHARE = 0.05
+"""Share of pictures that look like another from which a warning is due."""
 ANIMAGINE_LEAST = 100
 """Animagine's own cut for `masterpiece` is above 150, for `best quality` 100."""
 
@@ -60,6 +65,8 @@ class Known:
     pictures: int | None = None
     small: int | None = None
     """Pictures of less area than the training size."""
+    alike: int = 0
+    """Pictures that look like another one."""
     shared_words: tuple[tuple[str, str], ...] = ()
     """Pairs of tags that share a word and stand together, the commonest first."""
 
@@ -226,6 +233,13 @@ def picture_traps(recipe: BuildRecipe, dataset: DatasetRecipe, known: Known) -> 
             "small-pictures",
             f"{known.small} of {count} pictures {at} have less area than {side} x {side} and are "
             "scaled up: the model learns blur. Lower [resize].resolution, or leave them out.",
+        )
+    if known.alike > ALIKE_SHARE * count:
+        yield Trap(
+            "alike",
+            f"{known.alike} of {count} pictures {at} look like another one ({ALIKE_FILE} beside "
+            "them lists the groups): what they share is learned that much more. "
+            "Leave out all but one of each, by [exclude].md5s.",
         )
     yield from _step_count(recipe, dataset, count)
 

@@ -53,3 +53,9 @@ class Train(Objective, Running):
     ema_decay: float = Field(0, ge=0, lt=1)
     """The LoRA is the moving average of its factors over the steps, the older ones fading at this
     rate (0.99 to 0.999 for rounds of thousands of steps); 0: the factors after the last step."""
+
+    @property
+    def asks_of_its_optimizer(self) -> bool:
+        """Whether its class must be looked at to know that it can do what is asked."""
+        given = self.betas is not None or self.weight_decay is not None
+        return "." in self.optimizer or given or bool(self.optimizer_args)

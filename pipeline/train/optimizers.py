@@ -66,6 +66,11 @@ def new_optimizer(train: Train, groups: Sequence[Group]) -> torch.optim.Optimize
     return optimizer
 
 
+def try_optimizer(train: Train) -> None:
+    """Raises as `new_optimizer` does, so that one hears of it before anything is fetched."""
+    new_optimizer(train, [Group([nn.Parameter(torch.zeros(2, 2))], 1.0)])
+
+
 def _class(name: str) -> Callable[..., Any]:
     module, _, kind = path_of(name).rpartition(".")
     try:

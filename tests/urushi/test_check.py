@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import RequestError
+from pipeline.models.inspect import BaseFacts
 from pipeline.recipe import load_build, load_dataset
 from urushi.check import print_check
+from urushi.training_traps import base_traps, training_traps
 from urushi.traps import CODES, Known, build_traps, dataset_traps, picture_traps
 
 WriteRecipe = Callable[..., Path]
@@ -133,11 +135,12 @@ TINY = Known(pictures=400, small=0)
         ("alpha-few-pictures", "", "[lora]\nrank = 8\nalpha = 5", Known(199), Known(200)),
         ("held-out-few", "", "[rounds]\nheld_out = 0.1", Known(150), Known(160)),
         ("small-pictures", "", "", Known(400, 41), Known(400, 40)),
+        ("alike", "", "", Known(400, 0, alike=21), Known(400, 0, alike=20)),
         (
             "shared-words",
             "",
             "",
-            Known(400, 0, (("blue hair", "long hair"),)),
+            Known(400, 0, shared_words=(("blue hair", "long hair"),)),
             TINY,
         ),
     ],
@@ -202,6 +205,85 @@ def test_an_animagine_base_with_low_cuts(
     codes = [trap.code for trap in traps]
     TOLD.update(codes)
     assert codes == (["score-scheme"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "calm"),
+    [
+        (
+            "found-rate",
+            '[train]\noptimizer = "prodigy"\n',
+            '[train]\noptimizer = "prodigy"\n[rounds]\nlearning_rate = 1.0\ndecay = 1.0\n',
+        ),
+        (
+            "found-rate",
+            '[train]\noptimizer = "DAdaptLion"\n[rounds]\nlearning_rate = 1.0\ndecay = 0.5\n',
+            '[train]\noptimizer = "lion"\n',
+        ),
+        (
+            "averaged-schedule",
+            '[train]\noptimizer = "schedulefreeadamw"\nscheduler = "cosine"\n',
+            '[train]\noptimizer = "schedulefreeadamw"\nscheduler = "constant_with_warmup"\n',
+        ),
+    ],
+)
+def test_what_an_optimizer_is_warned_of(
+    write_recipe: WriteRecipe, code: str, lines: str, calm: str
+) -> None:
+    found = [trap.code for trap in training_traps(load_build(write_recipe(lines)))]
+    TOLD.update(found)
+    assert found == [code]
+    assert list(training_traps(load_build(write_recipe(calm)))) == []
+
+
+SDXL = BaseFacts("sdxl", "single-file", "v_prediction", True, 9, 9, Path("xl.safetensors"))
+SD = BaseFacts("sd15", "single-file", "epsilon", False, 9, 9, Path("base.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "base", "stated", "calm"),
+    [
+        ("sdxl-small", "[resize]\nresolution = 704\n", SDXL, None, (SD, None)),
+        (
+            "sdxl-small",
+            "[resize]\nresolution = 1024\nmore_resolutions = [512]\n",
+            SDXL,
+            None,
+            (SD, None),
+        ),
+        ("prediction-type", "", SDXL, "epsilon", (SDXL, "v_prediction")),
+        ("noise-at-zero-snr", "[train]\nnoise_offset = 0.05\n", SDXL, None, (SD, None)),
+        ("noise-at-zero-snr", "[train]\nmultires_noise = 6\n", SDXL, None, (SD, None)),
+    ],
+)
+def test_what_a_base_is_warned_of(
+    write_recipe: WriteRecipe,
+    code: str,
+    lines: str,
+    base: BaseFacts,
+    stated: str | None,
+    calm: tuple[BaseFacts, str | None],
+) -> None:
+    recipe = load_build(write_recipe(lines))
+    found = [trap.code for trap in base_traps(recipe, base, stated)]
+    TOLD.update(found)
+    assert found == [code]
+    assert list(base_traps(recipe, *calm)) == []
+
+
+def test_an_optimizer_that_would_be_refused_is_refused_at_once(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    demo = Path(__file__).parents[2] / "demo" / "base"
+    recipe = write_recipe('[train]\noptimizer = "adamw"\noptimizer_args = {epsilon = 1e-6}\n')
+    text = recipe.read_text().replace(
+        '"base.safetensors"', f'"{demo / "tiny.safetensors"}"\nconfig = "{demo / "config"}"'
+    )
+    recipe.write_text(text)
+    with pytest.raises(RequestError, match=r"adamw takes no epsilon .* Did you mean eps\?"):
+        print_check(recipe, tmp_path)
+    recipe.write_text(text.replace("epsilon", "eps"))
+    print_check(recipe, tmp_path)
 
 
 def test_warnings_are_silenced_by_code_and_a_wrong_code_is_named(

@@ -1,0 +1,66 @@
+"""What is known not to work well in how a build trains: optimizers, schedules, sizes and noise."""
+
+from collections.abc import Iterator
+
+from pipeline.models.inspect import BaseFacts
+from pipeline.recipe import BuildRecipe
+from pipeline.recipe.optimizers import averages, finds_its_rate
+from urushi.traps import Trap
+
+SDXL_LEAST = 768
+"""Area side, pixels. SDXL was taught at 1024 (Podell et al. 2023, arXiv 2307.01952, section 2.2),
+and below about three quarters of that falls apart."""
+
+
+def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
+    """Traps in a recipe's optimizer and schedule."""
+    train, rounds = recipe.train, recipe.law()
+    if finds_its_rate(train.optimizer):
+        others = [law for law in rounds if law.learning_rate != 1]
+        if others:
+            rate = others[0].learning_rate
+            said = f"trains at {rate:g}" if rate is not None else "looks for its rate by trials"
+            yield Trap(
+                "found-rate",
+                f"[train].optimizer {train.optimizer} estimates its step size itself, and the "
+                f"learning rate is only a factor on it: round {others[0].number} {said}. "
+                "Set [rounds].learning_rate = 1.0 and decay = 1.0.",
+            )
+    if averages(train.optimizer) and not train.scheduler.startswith("constant"):
+        yield Trap(
+            "averaged-schedule",
+            f"[train].optimizer {train.optimizer} averages what it passes in place of a falling "
+            f'rate, and [train].scheduler is "{train.scheduler}": both together learn less. '
+            'Use "constant_with_warmup".',
+        )
+
+
+def base_traps(recipe: BuildRecipe, base: BaseFacts, stated: str | None) -> Iterator[Trap]:
+    """Traps in what a recipe does with its base.
+
+    Args:
+        stated: what the configuration beside the checkpoint says that it predicts.
+    """
+    smallest = min(recipe.resize.resolutions)
+    if base.family == "sdxl" and smallest < SDXL_LEAST:
+        yield Trap(
+            "sdxl-small",
+            f"The base is an SDXL, which was taught at 1024 x 1024, and [resize] has {smallest}: "
+            "it draws such sizes badly and learns to. Use 1024, or 768 where memory is short.",
+        )
+    if stated is not None and stated != base.prediction_type:
+        yield Trap(
+            "prediction-type",
+            f"{base.path} marks itself {base.prediction_type}, and the configuration beside it "
+            f"says {stated}. The file is believed. If it is wrong, only noise will be learned: "
+            "give [base].config the file's own configuration.",
+        )
+    train = recipe.train
+    if base.zero_terminal_snr and (train.noise_offset or train.multires_noise):
+        key = "noise_offset" if train.noise_offset else "multires_noise"
+        yield Trap(
+            "noise-at-zero-snr",
+            f"[train].{key} teaches dark and bright pictures to bases that never saw pure noise; "
+            "this one did (zero terminal SNR), and its last timestep asks for just what it is "
+            f"given. Leave [train].{key} at 0.",
+        )
