@@ -12,6 +12,12 @@ class Running(Section):
 
     gradient_checkpointing: bool = False
     """Less memory for about a third more time."""
+    channels_last: bool | Literal["auto"] = "auto"
+    """Pictures' channels side by side in memory, which GPUs' convolutions in fp16 are fastest with;
+    auto: on GPUs."""
+    compile: bool = False
+    """torch.compile: some minutes at a process's first steps, for fewer seconds in each later one.
+    Needs a C++ compiler."""
     save_every: int = Field(100, ge=1)
     """Steps between resume points."""
     save_minutes: Positive = 10.0
@@ -32,3 +38,5 @@ class Running(Section):
     accelerate_config: RecipePath | None = None
     """A file of `accelerate config`, for launching in another way than on `devices` GPUs of this
     machine; its number of processes counts then."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where curves of loss, rate, speed and memory go: TensorBoard's in the round's folder."""

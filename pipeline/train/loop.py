@@ -9,10 +9,12 @@ from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done
 from pipeline.progress import Progress
 from pipeline.recipe import BuildRecipe
+from pipeline.train.memory import enough_memory
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import write_product
 from pipeline.train.run import Run
 from pipeline.train.stopping import Stopping
+from pipeline.train.watch import Watch
 
 
 def train_here(
@@ -22,9 +24,10 @@ def train_here(
     with ExitStack() as holding:
         if PartialState().is_main_process:
             holding.enter_context(locked(training.folder))
-        run = Run(recipe, training)
-        run.resume()
-        _steps(run, stopping, progress)
+        with enough_memory(recipe.train, f"for round {training.round}"):
+            run = Run(recipe, training)
+            run.resume()
+            _steps(run, stopping, progress)
         if run.accelerator.is_main_process:
             write_product(run)
         run.accelerator.wait_for_everyone()
@@ -36,16 +39,21 @@ def train_here(
 def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
     train, name = run.recipe.train, f"train {run.training.round}"
     saved = time.monotonic()
-    with progress.bar(name, run.steps, "step", run.step) as bar:
+    with (
+        Watch(run.accelerator, run.training.folder, train.trackers, run.step) as watch,
+        progress.bar(name, run.steps, "step", run.step) as bar,
+    ):
         while run.step < run.steps:
             if run.agree(stopping.asked):
                 run.save()
                 stopping.end(f"Stopped {name} after step {run.step} of {run.steps}; it is saved.")
+            rate = run.rate
             run.advance()
             bar.advance()
             if run.step % train.log_every == 0 or run.step % train.save_every == 0:
                 run.look()
-                bar.note(f"loss {run.losses.mean:.4f}")
+                losses = run.losses
+                bar.note(watch.see(run.step, losses.values[-1], losses.mean, rate, run.shown))
                 minutes = (time.monotonic() - saved) / 60
                 if run.step % train.save_every == 0 or minutes >= train.save_minutes:
                     run.save()

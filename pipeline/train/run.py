@@ -48,7 +48,11 @@ class Run:
     def __init__(self, recipe: BuildRecipe, training: RoundTraining) -> None:
         self.recipe, self.training = recipe, training
         train = recipe.train
-        self.accelerator = Accelerator(mixed_precision=mixed_precision(train.precision))
+        self.accelerator = Accelerator(
+            mixed_precision=mixed_precision(train.precision),
+            log_with=list(train.trackers) or None,
+            project_dir=str(training.folder),
+        )
         self.devices = self.accelerator.num_processes
         if train.accumulation % self.devices:
             raise RequestError(
@@ -70,6 +74,13 @@ class Run:
         trained = list(self.parameters.values())
         self._optimizer = new_optimizer(train, [Group(trained, training.learning_rate)])
         self._scheduler = new_schedule(train, self._optimizer, self.steps)
+        channels_last = train.channels_last
+        if channels_last == "auto":
+            channels_last = self.accelerator.device.type == "cuda"
+        if channels_last:
+            unet.to(memory_format=torch.channels_last)
+        if train.compile:
+            unet.compile(dynamic=True)  # One compilation for all buckets.
         self._unet, self._optimizer = self.accelerator.prepare(unet, self._optimizer)
         self._average: EMAModel | None = None
         if train.ema_decay:
@@ -77,6 +88,8 @@ class Run:
         self.losses = Losses((), train.divergence, self._remedy)
         self._ahead: Ahead[_Share] | None = None
         self.step = 0
+        self.shown = 0
+        """Pictures trained on by all devices, in this process."""
         self.forced: tuple[str, ...] = ()
         self._earlier_seconds, self._started = 0.0, time.monotonic()
 
@@ -92,6 +105,11 @@ class Run:
     def seconds(self) -> float:
         """Spent in training, interruptions left out."""
         return self._earlier_seconds + time.monotonic() - self._started
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def resume(self) -> None:
         """Continues from the newest resume point, if there is one.
@@ -156,6 +174,7 @@ class Run:
         if self._average is not None:
             self._average.step(self.parameters.values())
         self.losses.add(total)
+        self.shown += share.samples
         self.step += 1
 
     def _batches_of(self, step: int) -> range:

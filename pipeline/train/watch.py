@@ -1,0 +1,100 @@
+"""What a person sees of a training: a line beside the bar, and curves in TensorBoard or W&B.
+
+tensorboard --logdir WORKSPACE/builds/NAME/rounds
+"""
+
+import resource
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from accelerate import Accelerator
+
+from pipeline.errors import RequestError
+
+GIB = 2**30
+
+
+def require_trackers(names: tuple[str, ...]) -> None:
+    """Raises RequestError for a tracker whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise RequestError(
+                f"[train].trackers names {name}, which is not installed. Install the package "
+                f"{name}, or take it out of the list."
+            )
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory that this process has held: of the GPU, on a CPU of the machine. GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+
+
+class Watch:
+    """One training's curves, open while it runs; a resumed one goes on with them.
+
+    Args:
+        step: from which it goes on; curves beyond it are of steps that are done again.
+        clock: seconds, rising.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        names: tuple[str, ...],
+        step: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._accelerator, self._clock = accelerator, clock
+        self._looked, self._shown = clock(), 0
+        require_trackers(names)
+        options: dict[str, dict[str, Any]] = {
+            "tensorboard": {"purge_step": step + 1},
+            "wandb": {"id": "-".join(folder.parts[-4:]), "resume": "allow", "dir": str(folder)},
+        }
+        if names:
+            accelerator.init_trackers("curves", init_kwargs={n: options[n] for n in names})
+
+    def see(self, step: int, loss: float, mean: float, rate: float, shown: int) -> str:
+        """Adds a point to the curves; returns the words beside the bar.
+
+        Args:
+            loss: of the last step; `mean` of the last ones.
+            rate: the learning rate.
+            shown: pictures that were trained on since the training began or went on.
+        """
+        now = self._clock()
+        pace = (shown - self._shown) / max(1e-9, now - self._looked)
+        self._looked, self._shown = now, shown
+        memory = peak_gib(self._accelerator.device)
+        values: Mapping[str, float] = {
+            "loss": loss,
+            "loss/mean": mean,
+            "learning_rate": rate,
+            "pictures_per_second": pace,
+            "peak_gib": memory,
+        }
+        self._accelerator.log(dict(values), step=step)
+        return (
+            f"loss {loss:.4f}, mean {mean:.4f}, rate {rate:.3g}, {pace:.3g} pictures/s, "
+            f"{memory:.1f} GiB"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for tracker in self._accelerator.trackers:
+            tracker.finish()

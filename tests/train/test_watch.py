@@ -1,0 +1,152 @@
+"""What a person sees: the words beside the bar, TensorBoard's curves, and what stops a round."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pipeline.artefacts.files import read_json
+from pipeline.errors import RequestError, UrushiError
+from pipeline.progress import Silent
+from pipeline.recipe import BuildRecipe
+from pipeline.recipe.train import Train
+from pipeline.train.ahead import DEPTH, Ahead
+from pipeline.train.losses import WINDOW, Losses
+from pipeline.train.memory import enough_memory
+from pipeline.train.plan import RoundTraining
+from pipeline.train.product import LOSSES
+from pipeline.train.round import train_round
+from pipeline.train.run import Run
+from pipeline.train.watch import require_trackers
+
+TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it."""
+
+
+def test_curves_go_on_where_a_training_does(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = plan("seen", steps=6, train={"log_every": 1, "save_every": 3})
+    advance, cut = Run.advance, [5]
+
+    def advanced(run: Run) -> None:
+        if run.step in cut:
+            cut.clear()
+            raise PowerCut
+        advance(run)
+
+    monkeypatch.setattr(Run, "advance", advanced)
+    with pytest.raises(PowerCut):
+        train_round(recipe, training, Silent())
+    train_round(recipe, training, Silent())
+    curves = EventAccumulator(str(training.folder / "curves")).Reload()
+    losses = curves.Scalars("loss")
+    assert [point.step for point in losses] == [1, 2, 3, 4, 5, 6]
+    assert [point.value for point in losses] == pytest.approx(
+        read_json(training.folder / LOSSES), abs=1e-5
+    )
+    assert {"learning_rate", "pictures_per_second", "peak_gib", "loss/mean"} <= set(
+        curves.Tags()["scalars"]
+    )
+
+
+def test_a_tracker_that_is_not_there_is_named() -> None:
+    require_trackers(("tensorboard",))
+    with pytest.raises(RequestError, match="no_such_tracker, which is not installed"):
+        require_trackers(("no_such_tracker",))
+
+
+def test_losses_are_looked_at_together() -> None:
+    losses = Losses((), 5.0, "Lower the rate.")
+    for value in (0.5, 0.25):
+        losses.add(torch.tensor(value))
+    assert losses.values == []
+    losses.gather()
+    assert losses.values == [0.5, 0.25] and losses.mean == 0.375
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_names_its_step(bad: float) -> None:
+    losses = Losses((0.5,), 5.0, "Lower the rate.")
+    for value in (0.25, bad, 0.5):
+        losses.add(torch.tensor(value))
+    with pytest.raises(UrushiError, match=r"at step 3\. Lower the rate"):
+        losses.gather()
+
+
+def test_losses_that_grow_stop_and_such_that_waver_do_not() -> None:
+    wavering = Losses((), 5.0, "Lower the rate.")
+    for step in range(4 * WINDOW):
+        wavering.add(torch.tensor(0.1 + 0.3 * (step % 2)))
+    wavering.gather()
+    growing = Losses([0.1] * WINDOW, 5.0, "Lower the rate.")
+    for _ in range(WINDOW):
+        growing.add(torch.tensor(0.6))
+    with pytest.raises(UrushiError, match=r"grows: 0\.6000.*0\.1000 over the first\. Lower"):
+        growing.gather()
+
+
+def test_too_little_memory_names_the_switches_that_are_left() -> None:
+    """A million gigabytes, which torch really asks the system for."""
+    train = Train(batch_size=4, accumulation=2, optimizer="adamw")
+    with (
+        pytest.raises(UrushiError, match="There is not enough memory for round 2") as caught,
+        enough_memory(train, "for round 2"),
+    ):
+        torch.empty(2**58)
+    said = str(caught.value)
+    assert "gradient_checkpointing = true" in said and 'optimizer = "adamw8bit"' in said
+    assert "batch_size = 2 with accumulation = 4" in said
+    spared = Train(gradient_checkpointing=True)
+    with (
+        pytest.raises(UrushiError, match=r"Try, in \[train\]: or a smaller \[lora\]\.rank"),
+        enough_memory(spared, "here"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(RuntimeError, match="another"), enough_memory(spared, "here"):
+        raise RuntimeError("another thing")
+
+
+def test_batches_are_made_ahead_in_order_and_errors_reach_whoever_asks() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return 10 // number
+
+    ahead = Ahead(make, iter([5, 2, 1, 0, 3]))
+    assert [ahead.next() for _ in range(3)] == [2, 5, 10]
+    with pytest.raises(ZeroDivisionError):
+        ahead.next()
+    assert ahead.next() == 3 and made == [5, 2, 1, 0, 3]
+    with pytest.raises(StopIteration):
+        ahead.next()
+
+
+def test_no_more_is_made_than_will_be_asked_for_soon() -> None:
+    asked: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(100):
+            asked.append(number)
+            yield number
+
+    ahead: Ahead[Any] = Ahead(lambda number: number, numbers())
+    assert ahead.next() == 0
+    assert len(asked) == DEPTH + 1
+
+
+def test_channels_last_learns_the_same(plan: TrainMaker) -> None:
+    losses = []
+    for name, asked in (("plain", False), ("last", True)):
+        recipe, training = plan(
+            name, steps=3, train={"channels_last": asked}, lora={"conv_rank": 4}
+        )
+        train_round(recipe, training, Silent())
+        losses.append(read_json(training.folder / LOSSES))
+    assert losses[1] == pytest.approx(losses[0], abs=2e-6)
