@@ -12,6 +12,7 @@ from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
 from pipeline.rounds.split import HeldOutPicture, Split
 from pipeline.train.adapter import attach, load_lora, set_strength
+from pipeline.train.ahead import moved
 from pipeline.train.conditioning import conditioning, predict
 from pipeline.train.counted import gaussian
 from pipeline.train.objective import noisy, sample_losses, target
@@ -65,7 +66,7 @@ class HeldOut:
             timesteps = torch.tensor([p.timesteps[i] for p, i in group])
             latents, noise, timesteps = (x.to(self._device) for x in (latents, noise, timesteps))
             mixed = noisy(self._scheduler, latents, noise, timesteps)
-            prediction = predict(self._unet, mixed, timesteps, told.to(self._device))
+            prediction = predict(self._unet, mixed, timesteps, moved(told, self._device))
             wanted = target(self._scheduler, latents, noise, timesteps)
             for (picture, _), loss in zip(
                 group, sample_losses(prediction, wanted).tolist(), strict=True

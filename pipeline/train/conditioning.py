@@ -34,16 +34,6 @@ class Conditioning:
     added: Added | None
     """SDXL's; SD 1.5 has none."""
 
-    def to(self, device: torch.device) -> "Conditioning":
-        """The same on `device`; from pinned memory without waiting for it."""
-        added = self.added
-        if added is not None:
-            added = Added(
-                added.pooled.to(device, non_blocking=True),
-                added.time_ids.to(device, non_blocking=True),
-            )
-        return Conditioning(self.hidden.to(device, non_blocking=True), added)
-
 
 def conditioning(
     texts: TextStore, keys: Sequence[TextKey], pictures: Sequence[LatentRecord]

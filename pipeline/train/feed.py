@@ -36,16 +36,6 @@ class Inputs:
     """(B,) int64."""
     told: Conditioning
 
-    def to(self, device: torch.device) -> "Inputs":
-        """The same on `device`; from pinned memory without waiting for it."""
-        return Inputs(
-            self.latents.to(device, non_blocking=True),
-            self.noise.to(device, non_blocking=True),
-            self.shown.to(device, non_blocking=True),
-            self.timesteps.to(device, non_blocking=True),
-            self.told.to(device),
-        )
-
 
 class Feed:
     """The batches of one round, by step.

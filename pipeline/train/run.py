@@ -19,7 +19,7 @@ from pipeline.errors import RequestError
 from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
-from pipeline.train.ahead import Ahead, pinned
+from pipeline.train.ahead import Ahead, moved, pinned
 from pipeline.train.conditioning import predict
 from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
@@ -157,7 +157,7 @@ class Run:
         total = torch.zeros((), device=self.accelerator.device)
         for place, batch in enumerate(mine, 1):
             share = self._next()
-            inputs = share.inputs.to(self.accelerator.device)
+            inputs = moved(share.inputs, self.accelerator.device)
             # Layers that draw by themselves (dropout in a LoRA) draw the same after a resume.
             torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
             with self._together(last=place == len(mine)):
