@@ -80,6 +80,7 @@ def deploy(wish: Wish, *, now: bool = False) -> Deployed:
         # This Python, whatever PATH the worker has; and no look for requirements to install.
         made.job_variables = {"command": f"{shlex.quote(sys.executable)} -m prefect.engine"}
         identity: Any = made.apply()
+        _compare(wish.workspace, made.job_variables).apply()
         run = client.create_flow_run_from_deployment(identity) if now else None
     return Deployed(f"{kind}/{name}", api, str(run.id) if run else None)
 
@@ -156,5 +157,24 @@ def _deployment(wish: Wish, kind: Kind, name: str) -> "RunnerDeployment":
         parameters=parameters,
         tags=[TAG, host_tag()],
         entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return made  # type: ignore[no-any-return]
+
+
+def _compare(workspace: Path, variables: dict[str, Any]) -> "RunnerDeployment":
+    """The page of all builds, to be asked for in the interface."""
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.entry import compare
+    from flows.pool import CPU, POOL
+
+    made: Any = compare.to_deployment(
+        name=workspace.resolve().name,
+        parameters={"workspace": str(workspace.resolve()), "builds": []},
+        tags=[TAG, host_tag()],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        work_pool_name=POOL,
+        work_queue_name=CPU,
+        job_variables=variables,
     )
     return made  # type: ignore[no-any-return]

@@ -2,31 +2,38 @@
 
     data RECIPE WORKSPACE        download, caption, resize, cache
     build RECIPE WORKSPACE       the same, then the rounds
+    refresh RECIPE WORKSPACE     asks for newer pictures; more rounds when enough have come
+    compare BUILDS WORKSPACE     the rounds of several builds on one page
 
 Parameters are paths and names. Keys to sites come from the environment or the key file of whoever
 runs the worker, never from a parameter: Prefect keeps those in its database and shows them.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled, Completed
 
+from flows import generations
 from flows.alive import alive
 from flows.graph import walk
+from flows.notify import notify as tell
+from flows.pages import compare_page
 from flows.progress import Lines
-from flows.work import at_work
+from flows.work import Part, at_work, data_parts, refreshing
 from pipeline.artefacts.job import Job, load_job
-from pipeline.artefacts.runs import finished, run_fingerprint, run_root
+from pipeline.artefacts.runs import run_root
 from pipeline.artefacts.workspace import Workspace
-from pipeline.errors import GateStopped, Interrupted, RequestError
+from pipeline.errors import GateStopped, Interrupted, RequestError, UrushiError
 
 STOPPED = "Stopped by the gate"
 NOTHING = "Nothing to do"
@@ -34,39 +41,113 @@ NOTHING = "Nothing to do"
 
 def _name() -> str:
     """Such as: build turquoise."""
-    return f"{flow_run.flow_name} {deployment.name or Path(flow_run.parameters['recipe']).stem}"
+    words = flow_run.parameters
+    return f"{flow_run.flow_name} {deployment.name or Path(words.get('recipe', 'builds')).stem}"
 
 
 @flow(name="data", flow_run_name=_name, persist_result=False, retries=0)
 def data(recipe: str, workspace: str, notify: list[str] | None = None) -> State[Any] | None:
     """The data stages of a recipe, as far as they are not done."""
     with _here(workspace):
-        job = load_job(Path(recipe), Path(workspace))
-        return _walk(job, ())
+        return _walk(load_job(Path(recipe), Path(workspace)), notify or (), later=())
 
 
 @flow(name="build", flow_run_name=_name, persist_result=False, retries=0)
 def build(recipe: str, workspace: str, notify: list[str] | None = None) -> State[Any] | None:
     """Everything that a build recipe asks, as far as it is not done."""
     with _here(workspace):
-        job = load_job(Path(recipe), Path(workspace))
-        if job.build is None:
-            raise RequestError(f"{recipe} is a dataset recipe; the flow `data` runs those.")
-        if finished(run_root(job), run_fingerprint(job)):
-            return Completed(name=NOTHING, message=f"{job.recipe.name} is finished.")
-        return _walk(job, None)
+        return _build(_build_job(recipe, workspace), notify or ())
 
 
-def _walk(job: Job, parts: tuple[()] | None) -> State[Any] | None:
-    """Walks the parts of `job`; a stop that was asked for, or decided, is no failure."""
-    log = get_run_logger()
+@flow(name="refresh", flow_run_name=_name, persist_result=False, retries=0)
+def refresh(
+    recipe: str,
+    workspace: str,
+    notify: list[str] | None = None,
+    least_new: int = 500,
+    rounds: int = 1,
+) -> State[Any] | None:
+    """Asks for newer pictures; when `least_new` have come, lays `rounds` rounds on what stands.
+
+    A build that is not finished goes on first, with the pictures that it began with or more.
+    """
+    with _here(workspace):
+        first = _build_job(recipe, workspace)
+        last = generations.newest(first)
+        if not generations.is_done(last):
+            generations.begin(last)
+            return _build(last, notify or ())
+        before = generations.begun_with(last)
+        ended = _walk(first, notify or (), later=(), first=refreshing(first))
+        if ended is not None:
+            return ended
+        came = generations.pictures(first) - before
+        get_run_logger().info("%s new pictures since %s", came, last.recipe.name)
+        if came < least_new:
+            return Completed(name=NOTHING, message=f"{came} new pictures, {least_new} are wanted")
+        following = generations.next_generation(first, last, rounds)
+        generations.begin(following)
+        return _build(following, notify or ())
+
+
+@flow(name="compare", flow_run_name="compare builds", persist_result=False, retries=0)
+def compare(workspace: str, builds: list[str] | None = None) -> None:
+    """One page with the rounds and the last grid of `builds`, or of every build there is."""
+    place = Workspace(Path(workspace).resolve())
+    names = builds or sorted(path.parent.name for path in place.root.glob("builds/*/build.json"))
+    create_markdown_artifact(
+        compare_page([place.build(name) for name in names]),
+        key="compare",
+        description=f"{len(names)} builds beside one another",
+    )
+
+
+FLOWS: dict[str, Any] = {"data": data, "build": build, "refresh": refresh}
+"""What a recipe can be deployed as, by name."""
+
+
+def _build_job(recipe: str, workspace: str) -> Job:
+    job = load_job(Path(recipe), Path(workspace))
+    if job.build is None:
+        raise RequestError(f"{recipe} is a dataset recipe; the flow `data` runs those.")
+    return job
+
+
+def _build(job: Job, blocks: Sequence[str]) -> State[Any] | None:
+    if generations.is_done(job):
+        return Completed(name=NOTHING, message=f"{job.recipe.name} is finished.")
+    return _walk(job, blocks)
+
+
+def _walk(
+    job: Job,
+    blocks: Sequence[str],
+    *,
+    later: Sequence[Part] | None = None,
+    first: Sequence[Part] | None = None,
+) -> State[Any] | None:
+    """Walks the parts of `job`; a stop that was asked for, or decided, is no failure.
+
+    Args:
+        first, later: instead of the data stages, and of the rounds' parts.
+    """
+    name = run_root(job).name
     try:
-        with at_work(job, Lines(log.info), parts) as work:
+        with at_work(job, Lines(get_run_logger().info), later) as work:
+            own = len(data_parts(job))
+            if first is not None:
+                work = replace(work, parts=(*first, *work.parts[own:]))
             walk(work)
     except GateStopped as stop:
+        tell(blocks, f"{name}: stopped by the gate", str(stop))
         return Completed(name=STOPPED, message=str(stop))
     except Interrupted as stop:
         return Cancelled(message=str(stop))
+    except UrushiError as error:
+        tell(blocks, f"{name}: failed", str(error))
+        raise
+    if later is None:
+        tell(blocks, f"{name}: finished", f"{job.folder.final}\n{job.folder.report}")
     return None
 
 
@@ -76,7 +157,3 @@ def _here(workspace: str) -> Iterator[None]:
     run = flow_run.id or str(os.getpid())
     with alive(Workspace(Path(workspace).resolve()), run):
         yield
-
-
-FLOWS: dict[str, Any] = {"data": data, "build": build}
-"""What can be deployed, by name."""

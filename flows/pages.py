@@ -2,12 +2,13 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.ledger import Ledger, RoundRow
+from pipeline.artefacts.ledger import Ledger, RoundRow, read_ledger
 from pipeline.artefacts.runs import run_root
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.errors import DiskFullError, RequestError, UrushiError
@@ -91,6 +92,30 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
         }
         for row in ledger.rounds
     ]
+
+
+def compare_page(folders: Sequence[BuildFolder]) -> str:
+    """Several builds beside one another: figures of their last rounds, and their last grids."""
+    lines = [
+        "| build | rounds | held-out before | after | fell by | status |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    grids = []
+    for folder in folders:
+        ledger = read_ledger(folder.ledger)
+        merged = [row for row in ledger.rounds if row.strength > 0]
+        origin = ledger.heldout_origin
+        after = merged[-1].heldout_after if merged else origin
+        fell = wording.share(1 - after / origin) if origin and after is not None else "unknown"
+        lines.append(
+            f"| {ledger.build} | {len(merged)} of {len(ledger.rounds)} "
+            f"| {wording.loss(origin) if origin else ''} "
+            f"| {wording.loss(after) if after is not None else ''} | {fell} | {ledger.status} |"
+        )
+        grid = folder.round(merged[-1].round).grid if merged else None
+        if grid is not None and grid.exists():
+            grids += ["", f"## {ledger.build}", "", f"![grid]({data_uri(grid.read_bytes())})"]
+    return "\n".join([*lines, *grids])
 
 
 def trouble_page(job: Job, error: Exception) -> str:

@@ -91,6 +91,7 @@ def start(home: Path, port: int = 0, *, standing: bool = False, log: str = LOG) 
         output = open(path, "ab")  # noqa: SIM115 - closed below, when the child has it
     # The child takes over a socket that listens already, so no other process can take its port.
     with output, _listener(port) as listener:
+        taken = listener.getsockname()[1]
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(listener.fileno())],
             stdin=subprocess.PIPE,
@@ -99,9 +100,11 @@ def start(home: Path, port: int = 0, *, standing: bool = False, log: str = LOG) 
             pass_fds=[listener.fileno()],
             # A Ctrl-C is for the run, which still has its end to report to the server.
             start_new_session=True,
-            env=os.environ | FINAL | ({} if standing else EPHEMERAL),
+            # The pages in the browser ask the API where the server says that it is.
+            env=os.environ
+            | FINAL
+            | ({"PREFECT_SERVER_API_PORT": str(taken)} if standing else EPHEMERAL),
         )
-        taken = listener.getsockname()[1]
     return Server(f"http://127.0.0.1:{taken}/api", path, process)
 
 

@@ -90,6 +90,25 @@ def data_parts(job: Job) -> tuple[Part, ...]:
     return tuple(stage for stage in DATA_STAGES if job.build is not None or not stage.needs_build)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A part that is done otherwise than its stage would."""
+
+    name: str
+    run: Callable[[Job, Progress], Outcome]
+
+
+def refreshing(job: Job) -> tuple[Part, ...]:
+    """The data stages, of which the first asks the sites for newer posts too."""
+
+    def ask_anew(job: Job, progress: Progress) -> Outcome:
+        outcome: Outcome = import_module("pipeline.download.stage").run(job, progress, refresh=True)
+        return outcome
+
+    first, *others = data_parts(job)
+    return (_Asked(first.name, ask_anew), *others)
+
+
 def build_parts(job: Job) -> tuple[Part, ...]:
     """The parts of the rounds, in order; none for a dataset recipe."""
     if job.build is None:

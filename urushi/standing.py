@@ -19,11 +19,19 @@ Timezone = Annotated[
     str, typer.Option(metavar="ZONE", help="Of --cron, such as Europe/Berlin; minds summer time.")
 ]
 Flow = Annotated[
-    Literal["data", "build"] | None,
+    Literal["data", "build", "refresh"] | None,
     typer.Option(
         "--flow",
-        help="What runs.",
+        help="What runs; refresh asks for newer pictures, and lays rounds when enough have come.",
         show_default="build, or data for a dataset recipe",
+    ),
+]
+Notify = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TYPE/NAME",
+        help="A notification block of Prefect's that is told of ends; repeatable.",
+        show_default=False,
     ),
 ]
 
@@ -51,6 +59,7 @@ def deploy(
     cron: Cron = None,
     timezone: Timezone = "UTC",
     flow: Flow = None,
+    notify: Notify = None,
     now: Annotated[bool, typer.Option("--now", help="Also start a run at once.")] = False,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
@@ -62,7 +71,7 @@ def deploy(
     from flows.deploy import Wish
     from flows.deploy import deploy as write
 
-    made = write(Wish(recipe, workspace, flow, cron, timezone), now=now)
+    made = write(Wish(recipe, workspace, flow, cron, timezone, tuple(notify or ())), now=now)
     print(f"deployment  {made.name}")
     print(f"interface   {made.api.removesuffix('/api')}/deployments")
     if made.run is not None:
@@ -76,6 +85,7 @@ def serve(
     cron: Cron = None,
     timezone: Timezone = "UTC",
     flow: Flow = None,
+    notify: Notify = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
     """The quick start: a recipe's runs in this process, on a schedule or asked for in the UI."""
@@ -83,7 +93,7 @@ def serve(
     from flows.deploy import Wish
     from flows.deploy import serve as run
 
-    run(Wish(recipe, workspace, flow, cron, timezone), _say)
+    run(Wish(recipe, workspace, flow, cron, timezone, tuple(notify or ())), _say)
 
 
 def doctor(workspace: WorkspaceFolder = WORKSPACE) -> None:

@@ -1,9 +1,11 @@
 """The units that ship are read by systemd itself."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,26 @@ def test_stopping_leaves_the_runs_time_to_save() -> None:
         assert int(seconds) > SAVE_SECONDS + 2 * STOP_SECONDS
         # One signal to `up` alone: its runs are asked by it, in order.
         assert "\nKillMode=mixed\n" in text
+
+
+TEMPLATES = sorted(ROOT.glob("packaging/*/base-job-template.json"))
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.parent.name)
+def test_every_variable_of_a_job_template_is_used_and_known(path: Path) -> None:
+    """Prefect drops a variable that its job configuration does not name, without a word."""
+    template = json.loads(path.read_text())
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    assert used == set(template["variables"]["properties"])
+
+
+def test_the_image_has_every_room_that_is_installed() -> None:
+    text = (ROOT / "packaging" / "docker" / "Dockerfile").read_text()
+    copied = {
+        word for line in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE) for word in line.split()
+    }
+    assert all((ROOT / name).exists() for name in copied)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {name.partition(".")[0] for name in settings["packages"]}
+    data = {place.split("/")[0] for files in settings["data-files"].values() for place in files}
+    assert rooms | data <= copied

@@ -1,0 +1,199 @@
+"""Long drills on a real server, worker and build: kills, cancellation, drain, limits, the UI."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from conftest import SmallBuild, Standing
+
+pytestmark = [pytest.mark.prefect, pytest.mark.drill]
+
+LONG = 400
+"""Steps of a round that does not end before a test has done with it."""
+
+
+def train_folder(standing: "Standing", build: str = "coat", number: int = 1) -> Path:
+    return standing.workspace / "builds" / build / "rounds" / f"{number:02d}" / "train"
+
+
+def resume_points(standing: "Standing", build: str = "coat") -> list[Path]:
+    return sorted(train_folder(standing, build).glob("state-*.pt"))
+
+
+def processes_of(standing: "Standing") -> list[psutil.Process]:
+    """Every process that works for this workspace's `urushi up`, found by what it was started with:
+    the environment goes from parent to child."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PREFECT_HOME") == str(standing.home):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def test_killed_everywhere_the_same_run_comes_to_its_end(
+    own_standing: "Standing", small_build: "SmallBuild"
+) -> None:
+    """SIGKILL of `up`, server, worker, flow and what trains, inside a round; then `urushi up`."""
+    standing = own_standing
+    standing.start()
+    run = standing.deploy(small_build(steps=30))
+    standing.until(lambda: len(resume_points(standing)) > 0, 400)
+    assert standing.run(run)["state_type"] == "RUNNING"
+    assert standing.process is not None
+    victims = [psutil.Process(standing.process.pid), *processes_of(standing)]
+    assert len(victims) >= 5
+    for victim in victims:
+        victim.kill()
+    standing.process.wait()
+    psutil.wait_procs(victims, 30)
+    assert processes_of(standing) == []
+    standing.start()
+    assert standing.run(run)["state_type"] in {"RUNNING", "SCHEDULED", "PENDING"}
+    ended = standing.wait(run, {"COMPLETED", "FAILED"})
+    assert (ended["state_type"], ended["run_count"]) == ("COMPLETED", 2), standing.log[-4000:]
+    ledger = json.loads((standing.workspace / "builds" / "coat" / "build.json").read_text())
+    assert ledger["status"] == "finished"
+    # Nothing that was done before the kill was done again.
+    tasks = standing.ask("/task_runs/filter", task_runs={"flow_run_id": {"any_": [run]}})
+    names = {task["state"]["name"] for task in tasks if task["name"] == "cache"}
+    assert names == {"Completed", "Already done"}
+    assert standing.end() == 0
+    assert processes_of(standing) == []
+
+
+def test_cancelled_it_saves_and_leaves_nothing_behind(
+    standing: "Standing", small_build: "SmallBuild"
+) -> None:
+    recipe = named(small_build(steps=LONG), "cancelled")
+    run = standing.deploy(recipe)
+    standing.until(lambda: resume_points(standing, "cancelled"), 400)
+    before = resume_points(standing, "cancelled")[-1]
+    began = time.monotonic()
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("prefect"), "flow-run", "cancel", run],
+        env=standing.environment | {"PREFECT_API_URL": standing.api},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    standing.wait(run, {"CANCELLED"}, 60)
+    lock = standing.workspace / "flow_runs" / f"{run}.lock"
+    holder = int(lock.read_text().split()[0])
+    standing.until(lambda: not psutil.pid_exists(holder), 30)
+    assert time.monotonic() - began < 60
+    assert resume_points(standing, "cancelled")[-1] >= before
+    # Asked for, so the doctor does not bring it back.
+    assert "All is well." in standing.urushi("doctor").stdout
+    assert standing.run(run)["state_type"] == "CANCELLED"
+
+
+def test_drained_it_goes_on_with_the_next_up(
+    own_standing: "Standing", small_build: "SmallBuild"
+) -> None:
+    standing = own_standing
+    standing.start()
+    run = standing.deploy(small_build(steps=60))
+    standing.until(lambda: resume_points(standing), 400)
+    told = standing.urushi("drain", "--wait", "120").stdout
+    assert "build coat: saved; goes on with the next `urushi up`" in told
+    assert not (standing.workspace / "builds" / "coat" / "STOP").exists()
+    saved = resume_points(standing)[-1]
+    # The pool is paused: it waits, however long the worker is there.
+    time.sleep(20)
+    assert standing.run(run)["state"]["name"] == "AwaitingRetry"
+    assert resume_points(standing)[-1] == saved
+    assert standing.end() == 0
+    standing.start()
+    assert standing.wait(run, {"COMPLETED", "FAILED"})["state_type"] == "COMPLETED"
+
+
+def test_one_build_at_a_time_and_data_beside_it(
+    standing: "Standing", small_build: "SmallBuild"
+) -> None:
+    recipe = small_build(steps=LONG)
+    first = standing.deploy(named(recipe, "first"))
+    standing.until(lambda: resume_points(standing, "first"), 400)
+    second = standing.deploy(named(recipe, "second"))
+    data = standing.deploy(recipe.with_name("drawings.toml"))
+    # A run that needs no GPU does not wait for one that has it.
+    standing.wait(data, {"COMPLETED"}, 200)
+    assert standing.run(first)["state_type"] == "RUNNING"
+    assert standing.run(second)["state_type"] == "SCHEDULED"
+    for run in (second, first):
+        state = {"type": "CANCELLING"} if run == first else {"type": "CANCELLED"}
+        standing.ask(f"/flow_runs/{run}/set_state", state=state)
+        standing.wait(run, {"CANCELLED"}, 60)
+
+
+def test_the_interface_shows_the_run_and_the_rounds_grid(
+    standing: "Standing", small_build: "SmallBuild", tmp_path: Path
+) -> None:
+    driver = browser()
+    if driver.BROWSER is None:
+        pytest.skip("no chromium on this machine")
+    run = standing.deploy(named(small_build(), "shown"))
+    assert standing.wait(run, {"COMPLETED", "FAILED"})["state_type"] == "COMPLETED"
+    artifacts = {
+        artifact["key"]: artifact for artifact in standing.ask("/artifacts/latest/filter", limit=50)
+    }
+    assert {"shown-round-01", "shown-round-02", "shown-history"} <= set(artifacts)
+    assert len(artifacts["shown-round-02"]["data"]) < 300_000
+    root = standing.api.removesuffix("/api")
+    with driver.chromium(tmp_path / "profile") as page:
+        window = {"width": 1300, "height": 1700, "deviceScaleFactor": 1, "mobile": False}
+        page.call("Emulation.setDeviceMetricsOverride", **window)
+
+        def show(path: str, text: str, name: str) -> Path:
+            page.call("Page.navigate", url=root + path)
+            seen = f"!!document.body && document.body.innerText.includes({json.dumps(text)})"
+            standing.until(lambda: page.run(seen), 120)
+            time.sleep(3)
+            shot: Path = page.shot(tmp_path / f"{name}.png")
+            return shot
+
+        show(f"/runs/flow-run/{run}", "build shown", "flow-run")
+        artifact = artifacts["shown-round-02"]["id"]
+        shot = show(f"/artifacts/artifact/{artifact}", "round 2", "round")
+        sizes = page.run("Array.from(document.images, i => [i.naturalWidth, i.naturalHeight])")
+        place = page.run(
+            "(r => [r.left, r.top, r.right, r.bottom])"
+            "(Array.from(document.images).at(-1).getBoundingClientRect())"
+        )
+    grid = standing.workspace / "builds" / "shown" / "rounds" / "02" / "grid.png"
+    with Image.open(grid) as opened:
+        shape = opened.width / opened.height
+    width, height = sizes[-1]
+    assert width / height == pytest.approx(shape, rel=0.05)
+    with Image.open(shot) as opened:
+        shown = opened.convert("RGB").crop([int(edge) for edge in place])
+    # Drawings on paper and not an empty frame: many colours.
+    assert len(shown.getcolors(1 << 24) or []) > 200
+
+
+def named(recipe: Path, name: str) -> Path:
+    """The build recipe under another name."""
+    copy = recipe.with_name(f"{name}.toml")
+    copy.write_text(recipe.read_text().replace('name = "coat"', f'name = "{name}"'))
+    return copy
+
+
+def browser() -> Any:
+    """tests/preview/chromium.py, which no test can import by name."""
+    place = Path(__file__).parents[1] / "preview" / "chromium.py"
+    spec = importlib.util.spec_from_file_location("chromium_for_flows", place)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
