@@ -25,13 +25,18 @@ FLOAT32 = 4
 def lora_bytes(base: Base, lora: Lora) -> int | None:
     """Bytes of the tensors in one LoRA file; None where the base is not there or not understood."""
     try:
-        shapes = dict(_unet_shapes(base))
+        shapes = dict(unet_shapes(base))
     except RequestError:
         return None
     return sum(_layer_bytes(name, shape, lora) for name, shape in shapes.items()) or None
 
 
-def _unet_shapes(base: Base) -> Iterator[tuple[str, tuple[int, ...]]]:
+def unet_shapes(base: Base) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name, without its prefix, and the shape of every tensor of the base's UNet.
+
+    Raises:
+        RequestError: the base is not there, or cut short.
+    """
     files: tuple[Path, ...] = (base.checkpoint,)
     prefix = UNET.prefix
     if is_folder(base):

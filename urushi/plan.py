@@ -10,7 +10,6 @@ from pathlib import Path
 
 from pipeline.artefacts.chain import IMAGES_FILE, download_fingerprint
 from pipeline.artefacts.job import Job, load_job
-from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.receipts import done
 from pipeline.artefacts.records import ImageRecord, read_records
 from pipeline.artefacts.workspace import DatasetFolder
@@ -21,6 +20,8 @@ from pipeline.models.family import family_of
 from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
 from urushi.lora_size import lora_bytes
+from urushi.plan_hours import time_lines
+from urushi.plan_memory import memory_lines
 from urushi.table import duration, size, table
 
 LATENT_FACTOR = 8
@@ -64,14 +65,28 @@ def pictures(job: Job, dataset: DatasetRecipe) -> Pictures:
 
 def steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> str:
     """A round's optimizer steps; by epochs about, as every bucket ends with a smaller batch."""
-    if law.steps is not None:
-        return str(law.steps)
-    if law.epochs is None or count.count is None:
+    number = _steps(recipe, law, count)
+    if number is None:
         return "?"
+    if law.steps is not None:
+        return str(number)
+    return f"~{number}" if count.known else f"≤~{number}"
+
+
+def _steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> int | None:
+    if law.steps is not None:
+        return law.steps
+    if law.epochs is None or count.count is None:
+        return None
     trained = max(0, count.count - recipe.rounds.kept_back(count.count))
     batches = law.epochs * -(-trained // recipe.train.batch_size)
-    least = -(-batches // recipe.train.accumulation)
-    return f"~{least}" if count.known else f"≤~{least}"
+    return -(-batches // recipe.train.accumulation)
+
+
+def _all_steps(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> int | None:
+    """Of all rounds; None where one's are not known."""
+    each = [_steps(recipe, law, counts[law.dataset]) for law in recipe.law()]
+    return None if None in each else sum(number for number in each if number is not None)
 
 
 def print_plan(recipe: Path, workspace: Path) -> None:
@@ -93,8 +108,11 @@ def print_plan(recipe: Path, workspace: Path) -> None:
     print("Disk")
     for line in _disk_lines(job.build, counts):
         print(f"  {line}")
+    print("GPU memory")
+    for line in memory_lines(job.build):
+        print(f"  {line}")
     print("Time")
-    for line in _time_lines(job, job.build):
+    for line in time_lines(job, _all_steps(job.build, counts)):
         print(f"  {line}")
 
 
@@ -212,14 +230,3 @@ def base_bytes(recipe: BuildRecipe) -> int | None:
     if path.is_dir():
         return sum(p.stat().st_size for p in path.rglob("*.safetensors"))
     return None
-
-
-def _time_lines(job: Job, recipe: BuildRecipe) -> Iterator[str]:
-    if job.folder.ledger.is_file():
-        rows = [row for row in read_ledger(job.folder.ledger).rounds if row.steps]
-        if rows:
-            seconds = sum(row.phases.get("train", 0.0) for row in rows)
-            steps = sum(row.steps for row in rows)
-            yield f"{seconds / steps:.3g} s a step, as measured in {len(rows)} rounds of this build"
-            return
-    yield "training: unknown until a round has run on this machine; then this says seconds a step"

@@ -130,6 +130,11 @@ class BuildFolder:
     def report(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def card(self) -> Path:
+        """The model card."""
+        return self.root / "README.md"
+
     def round(self, number: int) -> RoundFolder:
         """Round `number`, from 1; 0 is the origin's folder, which holds its samples."""
         return RoundFolder(self.root / "rounds" / f"{number:02d}", self.suffix)

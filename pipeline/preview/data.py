@@ -42,6 +42,8 @@ class DatasetFacts:
     different_tags: int
     lengths: tuple[int, float, int]
     """Tags in a caption: fewest, median, most."""
+    quality: Counts
+    """Quality words, by how many captions have them."""
     buckets: Counts
     """Sizes that pictures are trained at, "64x64"."""
 
@@ -59,7 +61,7 @@ def _facts(job: Job, dataset: DatasetRecipe) -> DatasetFacts | None:
         return None
     images = read_records(folder.images / IMAGES_FILE, ImageRecord)
     artists = Counter(name for image in images for name in image.tags.get("artist", ()))
-    said = _captions(job, dataset)
+    said, quality = _captions(job, dataset)
     tags = Counter(tag for caption in said for tag in caption)
     lengths = [len(caption) for caption in said] or [0]
     resized = _resized_summary(job, dataset)
@@ -76,6 +78,7 @@ def _facts(job: Job, dataset: DatasetRecipe) -> DatasetFacts | None:
         tags=ranked(tags)[:MOST_TAGS],
         different_tags=len(tags),
         lengths=(min(lengths), median(lengths), max(lengths)),
+        quality=ranked(quality),
         buckets=ranked(Counter(resized.get("buckets", {}))),
     )
 
@@ -89,12 +92,16 @@ def _site(image: ImageRecord, dataset: DatasetRecipe) -> str:
     return image.source.partition(":")[0] if dataset.download else FOLDER
 
 
-def _captions(job: Job, dataset: DatasetRecipe) -> list[list[str]]:
+def _captions(job: Job, dataset: DatasetRecipe) -> tuple[list[list[str]], Counter[str]]:
+    """The tags of every caption, and how many have which quality word."""
     places = cache_folders(job, dataset)
-    if done(places.captions, places.captions_fingerprint) is None:
-        return []
+    receipt = done(places.captions, places.captions_fingerprint)
+    if receipt is None:
+        return [], Counter()
     records = read_records(places.captions / CAPTIONS_FILE, CaptionRecord)
-    return [list(dict.fromkeys(_tags(record.caption))) for record in records]
+    said = [list(dict.fromkeys(_tags(record.caption))) for record in records]
+    quality = Counter({word: n for word, n in receipt.summary.get("quality", {}).items() if word})
+    return said, quality
 
 
 def _tags(caption: str) -> Iterable[str]:

@@ -13,7 +13,9 @@ from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import Ledger, RoundRow, read_ledger
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import done, read_receipt, write_receipt
+from pipeline.models.family import family_of
 from pipeline.models.inspect import inspect, require_supported
+from pipeline.preview.card import write_card
 from pipeline.preview.columns import read_sheet
 from pipeline.preview.counts import data_counts
 from pipeline.preview.data import dataset_facts
@@ -83,8 +85,15 @@ def make_round_grid(
 
 
 def make_report(job: Job, ledger: Ledger) -> Path:
-    """report.html with what the data stages made for each dataset. Hold the build's lock."""
-    return write_report(job.folder, ledger, data_counts(job), dataset_facts(job))
+    """report.html, and the model card where the build is finished. Hold the build's lock.
+
+    Returns:
+        The report's path.
+    """
+    facts = dataset_facts(job)
+    if ledger.final is not None:
+        write_card(job.folder, ledger, job.recipe, family_of(job.recipe.base), facts)
+    return write_report(job.folder, ledger, data_counts(job), facts)
 
 
 def draw_samples(job: Job, rows: Sequence[RoundRow], progress: Progress) -> int:

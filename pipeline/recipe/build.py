@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.recipe.base import Base
 from pipeline.recipe.cache import Cache
+from pipeline.recipe.card import Card
 from pipeline.recipe.lora import Lora
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.resize import Resize
@@ -36,6 +37,7 @@ class BuildRecipe(Section):
     rounds: Annotated[Rounds, Field(default_factory=Rounds)]
     round: tuple[Round, ...] = ()
     preview: Annotated[Preview, Field(default_factory=Preview)]
+    card: Annotated[Card, Field(default_factory=Card)]
     silence: tuple[str, ...] = ()
     """Codes of `urushi check`'s warnings that you have thought about."""
 

@@ -225,6 +225,7 @@ FACTS = DatasetFacts(
     tags=(("1girl", 900), ("solo", 450)),
     different_tags=42,
     lengths=(1, 4.5, 9),
+    quality=(("masterpiece", 300),),
     buckets=(("64x64", 1_000),),
 )
 
