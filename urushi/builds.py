@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.errors import RequestError
+from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.ledger import read_ledger
+from pipeline.artefacts.workspace import Workspace
+from pipeline.errors import RequestError, UrushiError
 from pipeline.recipe import BuildRecipe, load_any
 
 
@@ -23,3 +26,27 @@ def build_name(build: str, workspace: Path) -> str:
         listed = f"There are: {', '.join(known)}." if known else "There are none yet."
         raise RequestError(f"There is no build {build} in {workspace}. {listed}")
     return build
+
+
+def build_job(build: str, workspace: Path) -> Job:
+    """The job of `build`, a name or a recipe's file.
+
+    A build that is named goes by the recipe that it ran from, or, where that is gone, by the copy
+    in its folder.
+
+    Raises:
+        RequestError: there is no such build, or the recipe is none of a build.
+    """
+    name = build_name(build, workspace)
+    if build.endswith(".toml"):
+        return load_job(Path(build), workspace)
+    folder = Workspace(workspace.resolve()).build(name)
+    try:
+        recipe = Path(read_ledger(folder.ledger).recipe)
+    except UrushiError:
+        recipe = folder.recipe  # Before its first round is merged there is no ledger.
+    if recipe.is_file():
+        job = load_job(recipe, workspace)
+        if job.build is not None and job.build.name == name:
+            return job
+    return load_job(folder.recipe, workspace)

@@ -113,11 +113,19 @@ def plan(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
 
 
 @app.command()
-def run(recipe: Recipe, force: Force = False, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def run(
+    recipe: Recipe,
+    force: Force = False,
+    more: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Lay N more rounds on a finished build."),
+    ] = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
     """Everything a recipe asks; run it again and it goes on."""
     from urushi.run import run_all
 
-    run_all(recipe, workspace, force=force)
+    run_all(recipe, workspace, force=force, more=more)
 
 
 @app.command()
@@ -366,6 +374,9 @@ def rebuild(
         list[int] | None,
         typer.Option(metavar="K", help="Leave this round out; repeatable.", show_default=False),
     ] = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="At the strengths that the final checkpoint has.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", show_default="BUILD-round-K.safetensors"),
@@ -378,7 +389,36 @@ def rebuild(
     """
     from urushi.rebuild import rebuild_round
 
-    rebuild_round(build, number, strengths, drop or [], out, workspace)
+    rebuild_round(build, number, strengths, drop or [], out, workspace, final=final)
+
+
+@app.command()
+def reweigh(build: Build, workspace: WorkspaceFolder = WORKSPACE) -> None:
+    """Fits all strengths of a finished build together, and makes its final files anew.
+
+    On the held-out pictures: chosen on one half of them, told on the other.
+    """
+    from urushi.reweigh import reweigh as run
+
+    run(build, workspace)
+
+
+@app.command()
+def fork(
+    build: Build,
+    new: Annotated[
+        str, typer.Argument(help="The new build's name.", metavar="NEW", show_default=False)
+    ],
+    number: Annotated[
+        int,
+        typer.Option("--round", metavar="K", help="The last round to share.", show_default=False),
+    ],
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Begins another build with the first rounds of this one, and writes its recipe."""
+    from urushi.fork import fork as run
+
+    run(build, number, new, workspace, Path.cwd())
 
 
 @app.command()

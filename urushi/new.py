@@ -69,15 +69,14 @@ conv_rank = 0              # above 0 trains 3x3 convolutions too
 [train]
 batch_size = 2
 optimizer = "adamw8bit"    # or adamw, lion8bit, adafactor, prodigy, schedulefreeadamw, …
-scheduler = "constant_with_warmup"
+scheduler = "cosine"       # from the peak to a tenth of it, in each round
 gradient_checkpointing = false
 
 [rounds]
 count = 4
-learning_rate = 1e-4       # peak of round 1
-decay = 0.5                # each round's rate is the one before times this
+learning_rate = 1e-4       # each round's peak; a list, or "auto": short trials find it
 epochs = [6, 4]            # passes over the pictures, by round; the last value repeats
-strength = "auto"          # searched on held-out loss; or a number, or a list such as [0.7, 0.9]
+strength = "auto"          # searched on held-out loss; "damped" for tens of pictures; a number
 gate = "improve"           # a round that does not help is tried once more, then left out
 
 [preview]

@@ -4,6 +4,7 @@ What is counted from receipts is said plainly; what follows from the recipe's li
 bound (≤); what nobody measured yet is said to be unknown.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def _rounds(recipe: BuildRecipe, job: Job, counts: dict[Path, Pictures]) -> str:
         (
             str(law.number),
             job.dataset_of(law.dataset).name,
-            f"{law.learning_rate:.3g}",
+            "by trials" if law.learning_rate is None else f"{law.learning_rate:.3g}",
             "-" if law.epochs is None else str(law.epochs),
             steps(recipe, law, counts[law.dataset]),
             "searched" if law.strength is None else f"{law.strength:g}",
@@ -173,7 +174,7 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     else:
         yield (
             f"checkpoints  {size(kept * base)} ({kept} x the base: the final one and "
-            f'[rounds].keep = "{recipe.rounds.keep}")'
+            f"[rounds].keep = {json.dumps(recipe.rounds.keep)})"
         )
     each, rounds = lora_bytes(recipe.base, recipe.lora), len(recipe.law())
     if each is None:
@@ -194,7 +195,13 @@ def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int,
 
 def _checkpoints(recipe: BuildRecipe) -> int:
     """How many lie on disk at most: the final one and the rounds'."""
-    return 1 + (len(recipe.law()) if recipe.rounds.keep == "all" else 1)
+    rounds, keep = len(recipe.law()), recipe.rounds.keep
+    if keep == "all":
+        return 1 + rounds
+    if isinstance(keep, int):
+        return 1 + min(keep, rounds)
+    # The best round's may be another than the last, which is trained upon.
+    return 3 if keep == "best" and rounds > 1 else 2
 
 
 def disk_bytes(job: Job) -> int | None:

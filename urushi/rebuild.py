@@ -20,6 +20,8 @@ def rebuild_round(
     dropped: Sequence[int],
     out: Path | None,
     workspace: Path,
+    *,
+    final: bool = False,
 ) -> None:
     """Writes the checkpoint of round `number` and says what it is made of.
 
@@ -35,7 +37,14 @@ def rebuild_round(
     ledger = read_ledger(folder.ledger)
     numbers = None if strengths is None else parse_strengths(strengths)
     made_of = plan(
-        folder, ledger, place.identities, number, numbers, dropped, _recipe_origin(build)
+        folder,
+        ledger,
+        place.identities,
+        number,
+        numbers,
+        dropped,
+        _recipe_origin(build),
+        final=final,
     )
     changed = "" if made_of.expected else "-changed"
     suffix = "" if made_of.origin.checkpoint.is_dir() else ".safetensors"
@@ -52,7 +61,8 @@ def rebuild_round(
     sum_of = " + ".join(f"{link.strength:g} x round {link.round}" for link in made_of.links)
     print(f"{target}: {made.report.tensors} tensors, {size(made.report.size)}")
     print(f"origin + {sum_of}")
-    same = f", the same bytes as round {number} had" if made_of.expected else ""
+    whose = "the final checkpoint has" if final else f"round {number} had"
+    same = f", the same bytes as {whose}" if made_of.expected else ""
     print(f"sha256 {made.sha256}{same}")
 
 

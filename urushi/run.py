@@ -3,23 +3,28 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.artefacts.files import read_json, write_json
 from pipeline.artefacts.job import Job, load_job
-from pipeline.errors import GateStopped
+from pipeline.artefacts.locks import locked
+from pipeline.errors import GateStopped, RequestError
 from pipeline.stages import stage
 from urushi.progress import Terminal
 
 
-def run_all(recipe: Path, workspace: Path, *, force: bool = False) -> None:
+def run_all(recipe: Path, workspace: Path, *, force: bool = False, more: int | None = None) -> None:
     """Everything that `recipe` asks, as Prefect flows in this process.
 
     Args:
         force: go on with a half-trained round though its recipe was changed.
+        more: rounds to lay on a finished build, beyond the recipe's and those laid so before.
 
     Raises:
         UrushiError: whatever stopped it; what was finished stands.
     """
     from flows.run import run_recipe
 
+    if more is not None:
+        add_rounds(load_job(recipe, workspace), more)
     job = replace(load_job(recipe, workspace), force=force)
     try:
         run_recipe(job, Terminal())
@@ -28,6 +33,30 @@ def run_all(recipe: Path, workspace: Path, *, force: bool = False) -> None:
         print_products(job)
         raise
     print_products(job)
+
+
+def add_rounds(job: Job, more: int) -> None:
+    """Notes in the build's folder that it has `more` rounds than now.
+
+    Raises:
+        RequestError: the build is not finished, or a rule ended it that would end it again.
+    """
+    from pipeline.rounds.finish import is_finished
+    from pipeline.rounds.history import history
+
+    name, laid = job.recipe.name, len(job.recipe.law())
+    with locked(job.folder.root):
+        found = history(job, laid) if job.folder.ledger.exists() else None
+        if found is None or not is_finished(job, found):
+            raise RequestError(f"{name} is not finished. `urushi run` it first, without --more.")
+        if found.stopped is not None:
+            raise RequestError(
+                f"{name} stopped after round {found.stopped.round}: {found.stopped.reason}. More "
+                "rounds would not be begun. Change what [rounds] says of that first."
+            )
+        before = read_json(job.folder.more)["rounds"] if job.folder.more.exists() else 0
+        write_json(job.folder.more, {"rounds": before + more})
+    print(f"{name} has {laid + more} rounds now, {more} more than before.")
 
 
 def print_products(job: Job) -> None:

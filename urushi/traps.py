@@ -179,13 +179,12 @@ def _rounds(recipe: BuildRecipe) -> Iterator[Trap]:
             yield Trap(
                 "epochs-and-steps", f"[[round]] number {number} has epochs and steps; steps count."
             )
-    last = law[-1]
-    if last.learning_rate < FADED * law[0].learning_rate:
+    last, first, final = law[-1], law[0].learning_rate, law[-1].learning_rate
+    if first is not None and final is not None and final < FADED * first:
         yield Trap(
             "fading-rate",
-            f"[rounds].decay brings round {last.number} to {last.learning_rate:.2g}, "
-            f"{last.learning_rate / law[0].learning_rate:.0%} of round 1's rate: late rounds may "
-            "change next to nothing.",
+            f"[rounds].decay brings round {last.number} to {final:.2g}, {final / first:.0%} of "
+            "round 1's rate: late rounds may change next to nothing.",
         )
     if rounds.gate == "always" and rounds.strength == "auto":
         yield Trap(

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.artefacts.files import read_json
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.workspace import SINGLE_FILE, BuildFolder, DatasetFolder, Workspace
 from pipeline.errors import RequestError
 from pipeline.recipe import BuildRecipe, DatasetRecipe, load_any, load_dataset
+from pipeline.recipe.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ def load_job(recipe: Path, workspace: Path) -> Job:
     loaded = load_any(recipe)
     if isinstance(loaded, DatasetRecipe):
         return Job(recipe, Workspace(workspace.resolve()), None, ((recipe.resolve(), loaded),))
+    loaded = _with_more(loaded, Workspace(workspace.resolve()).build(loaded.name))
     paths = [loaded.dataset.recipe, *(law.dataset for law in loaded.law())]
+    if loaded.rounds.anchor is not None:
+        paths.append(loaded.rounds.anchor)
     datasets = tuple((path, load_dataset(path)) for path in dict.fromkeys(paths))
     names = [dataset.name for _, dataset in datasets]
     for name in names:
@@ -75,6 +80,14 @@ def load_job(recipe: Path, workspace: Path) -> Job:
             files = ", ".join(str(path) for path, dataset in datasets if dataset.name == name)
             raise RequestError(f"Two dataset recipes are named {name}: {files}. Rename one.")
     return Job(recipe, Workspace(workspace.resolve()), loaded, datasets)
+
+
+def _with_more(recipe: BuildRecipe, folder: BuildFolder) -> BuildRecipe:
+    """The recipe with the rounds that `urushi run --more` laid on the build."""
+    if not folder.more.exists():
+        return recipe
+    added = (Round(),) * int(read_json(folder.more)["rounds"])
+    return recipe.model_copy(update={"round": (*recipe.round, *added)})
 
 
 def upstream(receipt: Receipt | None, stage: str, verb: str) -> Receipt:

@@ -19,6 +19,75 @@ class Candidate(Record):
     loss: float
 
 
+class Trial(Record):
+    """One learning rate that was tried, and its mean held-out loss at its best strength."""
+
+    learning_rate: float
+    loss: float
+
+
+class BucketLoss(Record):
+    """Mean held-out loss over the timesteps `first` to `last`."""
+
+    first: int
+    last: int
+    before: float
+    after: float
+
+
+class LayerRow(Record):
+    """One layer after a round."""
+
+    module: str
+    """kohya's name, such as lora_unet_mid_block_attentions_0_proj_in."""
+    relative: float
+    """‖this round's delta at its strength‖ / ‖the origin's weight‖, Frobenius norms."""
+    total: float
+    """The same of all rounds up to this one together."""
+    effective_rank: float
+    """Of all rounds together: exp of the entropy of the singular values' shares."""
+    intruders: int | None
+    """How many of the 10 leading directions of the sum the origin's 64 leading ones do not hold;
+    counted where the delta is largest, else None."""
+
+
+class GrowthFile(Record):
+    """rounds/NN/growth.json: what the round did to each layer."""
+
+    cosines: dict[int, float]
+    """By earlier merged round: of this round's delta with that one's, over all layers together."""
+    layers: tuple[LayerRow, ...]
+
+
+class Refitted(Record):
+    """All strengths fitted together after the last round; builds/NAME/refit.json."""
+
+    rounds: tuple[int, ...]
+    """The merged ones, in the order of all strengths here."""
+    merged_at: tuple[float, ...]
+    fitted: tuple[float, ...]
+    """What the choosing half asks for."""
+    strengths: tuple[float, ...]
+    """What the final checkpoint has: the fitted ones as far as the anchor allows, or those that the
+    rounds were merged at."""
+    kept: bool
+    """Whether the judging half agreed."""
+    passes: int
+    """Over the choosing half, that the fit took."""
+    chosen_before: float
+    chosen_after: float
+    """Mean loss of the choosing half at merged_at and at fitted."""
+    before: float
+    after: float
+    low: float
+    high: float
+    """On the judging half, at merged_at and at the fitted strengths that the anchor allows; low and
+    high are the 95 % bootstrap interval of the mean paired difference."""
+    buckets: tuple[BucketLoss, ...]
+    anchor_before: float | None
+    anchor_after: float | None
+
+
 class RoundRow(Record):
     """Everything about one finished round."""
 
@@ -46,6 +115,27 @@ class RoundRow(Record):
     attempts: int
     train_loss: float
     """Mean over the last tenth of the steps."""
+    wanted: float
+    """The strength that the held-out pictures asked for, before the anchor shrank it."""
+    final_strength: float
+    """The strength in the final checkpoint: another where all were fitted together."""
+    buckets: tuple[BucketLoss, ...]
+    """Held-out losses by timestep."""
+    anchor_before: float | None
+    anchor_after: float | None
+    """Mean loss of the anchor pictures; None without an anchor set."""
+    drift: float
+    """Norm of all deltas up to this round over that of the weights they are added to."""
+    cosines: dict[int, float]
+    """With each earlier merged round: near 0 it went another way, below 0 it took back."""
+    effective_rank: float
+    """Of all rounds together, the median over the layers; rounds/NN/growth.json has each one's."""
+    intruders: int
+    """New leading directions, over the layers where they were counted."""
+    peak_memory: dict[str, int]
+    """Bytes, by "cpu" and "gpu"."""
+    versions: dict[str, str]
+    """Of the packages that the round was made with."""
     checkpoint_sha256: str
     """Of the merged checkpoint, whether it is kept or not."""
     cast_loss: float
@@ -65,6 +155,11 @@ class Ledger(Record):
     origin_blake3: str
     prediction_type: str
     status: Literal["running", "finished", "stopped by the gate"]
+    stopped: str | None
+    """Why the build ended before its rounds were through; None where it did not."""
+    trials: tuple[Trial, ...]
+    """Of learning_rate = "auto"."""
+    refit: Refitted | None
     heldout_pictures: int
     heldout_origin: float | None
     """The origin's loss on the reporting half; None before round 1 is judged."""

@@ -82,6 +82,11 @@ class RoundFolder:
         return self.root / f"checkpoint{self.suffix}"
 
     @property
+    def growth(self) -> Path:
+        """What the round did to each layer: GrowthFile."""
+        return self.root / "growth.json"
+
+    @property
     def grid(self) -> Path:
         return self.root / "grid.png"
 
@@ -109,6 +114,11 @@ class BuildFolder:
         return self.root / "STOP"
 
     @property
+    def more(self) -> Path:
+        """How many rounds `urushi run --more` added to the recipe's: {"rounds": N}."""
+        return self.root / "more.json"
+
+    @property
     def ledger(self) -> Path:
         """build.json: everything per round."""
         return self.root / "build.json"
@@ -117,6 +127,16 @@ class BuildFolder:
     def split(self) -> Path:
         """The held-out manifest: pictures, timesteps, noise seeds."""
         return self.root / "heldout.json"
+
+    @property
+    def anchor(self) -> Path:
+        """The manifest of the pictures that the model should not forget."""
+        return self.root / "anchor.json"
+
+    @property
+    def refit(self) -> Path:
+        """All strengths fitted together after the last round."""
+        return self.root / "refit.json"
 
     @property
     def final(self) -> Path:

@@ -10,7 +10,7 @@ from pipeline.recipe.card import Card
 from pipeline.recipe.lora import Lora
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.resize import Resize
-from pipeline.recipe.rounds import Round, RoundLaw, Rounds
+from pipeline.recipe.rounds import DAMPED, Round, RoundLaw, Rounds
 from pipeline.recipe.section import Name, RecipePath, Section
 from pipeline.recipe.train import Train
 
@@ -63,18 +63,31 @@ class BuildRecipe(Section):
                     epochs = rounds.epochs[min(index, len(rounds.epochs) - 1)]
             elif steps is not None:
                 epochs = None
-            strength = by_hand.strength if by_hand.strength is not None else rounds.strength
-            if isinstance(strength, tuple):
-                strength = strength[min(index, len(strength) - 1)]
             laws.append(
                 RoundLaw(
                     number=index + 1,
                     dataset=by_hand.dataset or self.dataset.recipe,
-                    learning_rate=by_hand.learning_rate
-                    or rounds.learning_rate * rounds.decay**index,
+                    learning_rate=by_hand.learning_rate or rounds.rate(index),
+                    decay=rounds.decay**index,
                     epochs=epochs,
                     steps=steps,
-                    strength=None if strength == "auto" else float(strength),
+                    strength=_strength(rounds, by_hand, index),
+                    train=self._train(by_hand),
                 )
             )
         return tuple(laws)
+
+    def _train(self, by_hand: Round) -> Train:
+        if not by_hand.train:
+            return self.train
+        return Train.model_validate({**self.train.model_dump(), **by_hand.train})
+
+
+def _strength(rounds: Rounds, by_hand: Round, index: int) -> float | None:
+    """What a round is merged at; None where that is searched."""
+    strength = by_hand.strength if by_hand.strength is not None else rounds.strength
+    if isinstance(strength, tuple):
+        strength = strength[min(index, len(strength) - 1)]
+    if strength == "damped":
+        return DAMPED
+    return None if strength == "auto" else float(strength)

@@ -29,13 +29,13 @@ class Train(Objective, Running):
     """Decay rates of the moments. Default: the optimizer's own."""
     weight_decay: float | None = Field(None, ge=0)
     """Default: the optimizer's own, 0.01 for AdamW."""
-    scheduler: Scheduler = "constant_with_warmup"
+    scheduler: Scheduler = "cosine"
     """The learning rate inside a round; all but constant rise over a warm-up first."""
     warmup: float = Field(0.05, ge=0, lt=1)
     """Share of a round's steps over which the rate rises."""
     warmup_steps: int | None = Field(None, ge=0)
     """Steps over which the rate rises, instead of a share."""
-    min_rate: float = Field(0.0, ge=0, lt=1)
+    min_rate: float = Field(0.1, ge=0, lt=1)
     """Share of the peak at which a falling rate ends."""
     cycles: int = Field(1, ge=1)
     """Times that cosine_with_restarts falls within a round."""

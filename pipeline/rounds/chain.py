@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import merge
-from pipeline.artefacts.files import files_of
+from pipeline.artefacts.files import files_of, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Receipt, done, read_receipt, write_receipt
 from pipeline.progress import Progress
+from pipeline.rounds.growth import measure, summed_up
 
 RECEIPT = "merge.json"
 
@@ -48,7 +49,8 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
     """Makes the checkpoint of the last link's round, or finds it there; returns its receipt.
 
     The receipt's summary has the checkpoint's sha256, the share of the last delta that the cast
-    hides and how many layers were changed.
+    hides, the norm of all deltas over that of the weights they change, how many layers those are,
+    and what `growth` sums up.
     """
     folder = job.folder.round(links[-1].round)
     wanted = merge_fingerprint(job, links)
@@ -59,15 +61,21 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
     with progress.bar(f"merge {links[-1].round}", 1, "checkpoint") as bar:
         report = write_checkpoint(job, links, folder.checkpoint)
         bar.advance()
+    grown = measure(
+        job.recipe.base.checkpoint, [(x.round, x.lora, x.strength) for x in links], report
+    )
+    write_text(folder.growth, grown.model_dump_json(indent=1) + "\n")
     return write_receipt(
         folder.root,
         "merge",
         wanted,
         inputs={"rounds": [[link.round, link.strength] for link in links]},
-        outputs=files_of(folder.checkpoint),
+        outputs=[*files_of(folder.checkpoint), folder.growth],
         summary={
+            **summed_up(grown),
             "sha256": sha256(folder.checkpoint),
             "cast_loss": report.cast_loss,
+            "drift": report.relative,
             "layers": len(report.matched),
         },
         seconds=time.monotonic() - started,

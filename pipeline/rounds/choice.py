@@ -1,29 +1,33 @@
 """One round's choice: train, search the strength, ask the gate, once more if it did not help."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pipeline.artefacts.files import share, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.ledger import Candidate, Decision
+from pipeline.artefacts.ledger import BucketLoss, Candidate, Decision
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Record
-from pipeline.progress import Progress
+from pipeline.progress import Bar, Progress
 from pipeline.recipe import RoundLaw
+from pipeline.rounds.anchor import anchor_of
+from pipeline.rounds.buckets import bucket_losses
 from pipeline.rounds.chain import Link, sha256
-from pipeline.rounds.evaluate import HeldOut
-from pipeline.rounds.gate import Verdict, judge
-from pipeline.rounds.strength import search
-from pipeline.rounds.training import Pictures, pictures, training
+from pipeline.rounds.evaluate import HeldOut, Losses
+from pipeline.rounds.gate import ATTEMPTS, ceiling, judge, shrink
+from pipeline.rounds.machine import peak_memory, versions
+from pipeline.rounds.pictures import Pictures, pictures
+from pipeline.rounds.split import HeldOutPicture
+from pipeline.rounds.strength import Search, at, search
+from pipeline.rounds.training import training
 from pipeline.train.counted import seed_of
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
 from pipeline.train.round import train_round
 
 RECEIPT = "strength.json"
-ATTEMPTS = 2
 
 
 class Attempt(Record):
@@ -37,7 +41,10 @@ class Attempt(Record):
     """Relative to the round's folder."""
     candidates: tuple[Candidate, ...]
     """On the choosing half."""
+    wanted: float
+    """The strength that the choosing half asks for."""
     strength: float
+    """What the anchor leaves of it."""
     before: float
     after: float
     low: float
@@ -46,6 +53,12 @@ class Attempt(Record):
     losses_before: tuple[float, ...]
     losses_after: tuple[float, ...]
     """Per picture of the judging half, in the manifest's order."""
+    buckets: tuple[BucketLoss, ...]
+    """The judging half's losses by timestep."""
+    anchor_candidates: tuple[Candidate, ...]
+    anchor_before: float | None
+    anchor_after: float | None
+    """Mean loss of the anchor pictures; None without any."""
 
 
 class Choice(Record):
@@ -66,16 +79,26 @@ class Choice(Record):
     def merged(self) -> bool:
         return self.decision != "rejected"
 
+    @property
+    def anchor(self) -> float | None:
+        """The anchor loss that the next round starts from."""
+        return self.counts.anchor_after if self.merged else self.counts.anchor_before
+
 
 def choice_fingerprint(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> str:
     """Of the first attempt's training, the held-out manifest and the rules of the choice."""
-    split = pictures(job, law).split
+    split, rounds, anchor = pictures(job, law).split, job.recipe.rounds, anchor_of(job)
+    anchored = {}
+    if anchor is not None:
+        manifest = anchor.split.model_dump(mode="json")
+        anchored = {"anchor": manifest, "budget": rounds.anchor_budget}
     return fingerprint(
         stage="strength",
         train=training(job, law, base, None, 1).fingerprint,
         split=split.model_dump(mode="json"),
         strength=law.strength,
-        gate=job.recipe.rounds.gate,
+        gate=rounds.gate,
+        **anchored,
     )
 
 
@@ -89,9 +112,17 @@ def chosen(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> tuple[Choice, Rec
 
 
 def choose(
-    job: Job, law: RoundLaw, base: tuple[Link, ...], checkpoint: Path | None, progress: Progress
+    job: Job,
+    law: RoundLaw,
+    base: tuple[Link, ...],
+    checkpoint: Path | None,
+    anchor_origin: float | None,
+    progress: Progress,
 ) -> Choice:
-    """Makes the round's choice and writes heldout.json, lora.safetensors and the receipt."""
+    """Makes the round's choice and writes heldout.json, lora.safetensors and the receipt.
+
+    `anchor_origin` is the origin's anchor loss, None in round 1, which measures it.
+    """
     started, trained = time.monotonic(), 0.0
     folder, seen = job.folder.round(law.number), pictures(job, law)
     attempts: list[Attempt] = []
@@ -99,10 +130,11 @@ def choose(
     for number in range(1, ATTEMPTS + 1):
         plan = training(job, law, base, checkpoint, number)
         before_training = time.monotonic()
-        receipt = train_round(job.recipe, plan, progress)
+        receipt = train_round(job.recipe.model_copy(update={"train": law.train}), plan, progress)
         trained += time.monotonic() - before_training
-        attempts.append(_judged(job, law, plan, receipt, seen, progress))
-        outcome = _decide(attempts[-1], job.recipe.rounds.gate, number)
+        judged = _judged(job, law, plan, seen, anchor_origin, progress)
+        attempts.append(_attempt(job, law, plan, receipt, judged))
+        outcome = _decide(job, attempts[-1], number)
         if outcome is not None:
             decision = outcome
             break
@@ -131,6 +163,8 @@ def choose(
             "strength": choice.strength,
             "decision": decision,
             "sha256": sha256(folder.lora),
+            "peak_memory": peak_memory(),
+            "versions": versions(),
         },
         seconds=time.monotonic() - started - trained,
         name=RECEIPT,
@@ -138,55 +172,101 @@ def choose(
     return choice
 
 
-def _decide(attempt: Attempt, gate: Literal["improve", "always"], number: int) -> Decision | None:
-    if gate == "always":
+def _decide(job: Job, attempt: Attempt, number: int) -> Decision | None:
+    if job.recipe.rounds.gate == "always":
         return "always"
     if attempt.strength > 0 and attempt.after < attempt.before:
         return "accepted" if number == 1 else "accepted on retry"
     return None
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What the held-out and the anchor pictures say of one LoRA."""
+
+    search: Search
+    strength: float
+    before: Losses
+    after: Losses
+    """Of the judging half."""
+    anchor: tuple[tuple[float, float], ...]
+
+
 def _judged(
     job: Job,
     law: RoundLaw,
     plan: RoundTraining,
-    receipt: Receipt,
     seen: Pictures,
+    anchor_origin: float | None,
     progress: Progress,
-) -> Attempt:
+) -> _Judged:
     """Searches the strength on one half of the held-out pictures and judges it on the other."""
-    lora, split = plan.folder / LORA, seen.split
-    held_out = HeldOut(job.recipe, plan.checkpoint, lora, plan.latents, plan.texts)
-    with progress.bar(f"strength {law.number}", 6 if law.strength is None else 4, "pass") as bar:
-
-        def mean_loss(strength: float) -> float:
-            losses = held_out.losses(split, strength, chooses=True)
-            bar.advance()
-            bar.note(f"{strength:g}")
-            return sum(losses) / len(losses)
-
-        if law.strength is None:
-            found = search(mean_loss)
-            tried, strength = found.tried, found.best
-        else:
-            strength = law.strength
-            tried = tuple((s, mean_loss(s)) for s in dict.fromkeys((0.0, strength)))
-        before = held_out.losses(split, 0.0, chooses=False)
-        after = held_out.losses(split, strength, chooses=False)
+    split, anchor = seen.split, anchor_of(job)
+    held_out = HeldOut(job.recipe, plan.checkpoint, (plan.folder / LORA,))
+    passes = (6 if law.strength is None else 4) + (0 if anchor is None else 2)
+    with progress.bar(f"strength {law.number}", passes, "pass") as bar:
+        mean = _Mean(held_out, seen, split.chooses, bar)
+        found = search(mean) if law.strength is None else at(mean, law.strength)
+        strength = found.best
+        anchored: tuple[tuple[float, float], ...] = ()
+        if anchor is not None:
+            forgets = _Mean(held_out, anchor, anchor.split.held_out, bar)
+            before = forgets(0.0)
+            most = ceiling(before, anchor_origin or before, job.recipe.rounds.anchor_budget)
+            strength = shrink(forgets, found.best, most).strength
+            forgets(strength)
+            anchored = tuple(forgets.known.items())
+        losses = [held_out.losses(seen.folders, split.judges, (s,)) for s in (0.0, strength)]
         bar.advance(2)
-    verdict: Verdict = judge(before, after, seed_of(job.recipe.seed, "bootstrap", law.number))
+    return _Judged(found, strength, losses[0], losses[1], anchored)
+
+
+class _Mean:
+    """The mean loss of some pictures at a strength; each strength is evaluated once."""
+
+    def __init__(
+        self, held_out: HeldOut, seen: Pictures, chosen: tuple[HeldOutPicture, ...], bar: Bar
+    ) -> None:
+        self._held_out, self._seen, self._pictures, self._bar = held_out, seen, chosen, bar
+        self.known: dict[float, float] = {}
+
+    def __call__(self, strength: float) -> float:
+        if strength not in self.known:
+            losses = self._held_out.losses(self._seen.folders, self._pictures, (strength,))
+            self.known[strength] = float(losses.mean())
+            self._bar.advance()
+            self._bar.note(f"{strength:g}")
+        return self.known[strength]
+
+
+def _candidates(tried: tuple[tuple[float, float], ...]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(strength=s, loss=loss) for s, loss in tried)
+
+
+def _attempt(
+    job: Job, law: RoundLaw, plan: RoundTraining, receipt: Receipt, judged: _Judged
+) -> Attempt:
+    before, after = (losses.mean(axis=1).tolist() for losses in (judged.before, judged.after))
+    verdict = judge(before, after, seed_of(job.recipe.seed, "bootstrap", law.number))
+    anchor = dict(judged.anchor)
+    lora = plan.folder / LORA
     return Attempt(
         learning_rate=plan.learning_rate,
         steps=receipt.summary["steps"],
         train_loss=receipt.summary["train_loss"],
         train_seconds=receipt.seconds,
         lora=str(lora.relative_to(job.folder.round(law.number).root)),
-        candidates=tuple(Candidate(strength=s, loss=loss) for s, loss in tried),
-        strength=strength,
+        candidates=_candidates(judged.search.tried),
+        wanted=judged.search.best,
+        strength=judged.strength,
         before=verdict.before,
         after=verdict.after,
         low=verdict.low,
         high=verdict.high,
         losses_before=tuple(before),
         losses_after=tuple(after),
+        buckets=bucket_losses(judged.before, judged.after),
+        anchor_candidates=_candidates(judged.anchor),
+        anchor_before=anchor.get(0.0),
+        anchor_after=anchor.get(judged.strength),
     )

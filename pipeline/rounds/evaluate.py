@@ -1,89 +1,142 @@
-"""Held-out loss of a UNet with a LoRA at some strength; nothing is written to its weights."""
+"""Held-out loss of a UNet with LoRAs at some strengths; nothing is written to its weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.models.load import load_scheduler, load_unet
+from pipeline.models.places import CacheFolders
 from pipeline.models.scaling import latent_scaling
 from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
-from pipeline.rounds.split import HeldOutPicture, Split
-from pipeline.train.adapter import attach, load_lora, set_strength
+from pipeline.rounds.refit import Quadratic, quadratic
+from pipeline.rounds.split import HeldOutPicture
 from pipeline.train.ahead import moved
-from pipeline.train.conditioning import conditioning, predict
+from pipeline.train.attached import AttachedLoras
+from pipeline.train.conditioning import Conditioning, conditioning, predict
 from pipeline.train.counted import gaussian
 from pipeline.train.objective import noisy, sample_losses, target
 
 Item = tuple[HeldOutPicture, int]
 """A picture and which of its timesteps."""
+Losses = NDArray[np.float64]
+"""(pictures, timesteps), in the manifest's order."""
 
 BATCH = 16
 """Samples in one forward pass; the mean does not depend on it but for the last bits."""
 
 
+@dataclass(frozen=True)
+class _Batch:
+    items: tuple[Item, ...]
+    noisy: Tensor
+    """(B, C, H, W)"""
+    timesteps: Tensor
+    told: Conditioning
+    wanted: Tensor
+    """(B, C, H, W): what the network should say."""
+
+
 class HeldOut:
-    """One checkpoint with one LoRA attached, ready to be judged at any strength.
+    """One checkpoint with LoRAs attached, ready to be judged at any strengths.
 
     The mean of each picture's latent is used, the caption is never dropped, and losses are
-    accumulated in float32: what is left to vary is the strength.
+    accumulated in float32: what is left to vary is the strengths.
     """
 
-    def __init__(
-        self,
-        recipe: BuildRecipe,
-        checkpoint: Path | None,
-        lora: Path,
-        latents: Path,
-        texts: Path,
-    ) -> None:
+    def __init__(self, recipe: BuildRecipe, checkpoint: Path | None, loras: Sequence[Path]) -> None:
         self._device = PartialState().device
         self._scheduler = load_scheduler(recipe.base)
         self._scaling = latent_scaling(recipe.base)
-        self._latents, self._texts = open_latents(latents), open_texts(texts)
         self._unet = load_unet(recipe.base, checkpoint)
-        attach(self._unet, recipe.lora, recipe.seed)
-        load_lora(self._unet, lora)
+        self._loras = AttachedLoras(self._unet, loras)
         self._unet.to(self._device).eval()
 
     @torch.no_grad()
-    def losses(self, split: Split, strength: float, *, chooses: bool) -> list[float]:
-        """One loss per picture of the asked-for half, the mean over its timesteps."""
-        set_strength(self._unet, strength)
-        half = [picture for picture in split.held_out if picture.chooses == chooses]
-        totals = dict.fromkeys((picture.md5 for picture in half), 0.0)
-        for group in self._batches(half):
-            latents = torch.stack(
-                [self._latents.latent(p.md5)[0].float() * self._scaling for p, _ in group]
-            )
-            rows = [self._latents.record(p.md5) for p, _ in group]
-            told = conditioning(self._texts, [(p.md5, 0) for p, _ in group], rows)
-            noise = torch.stack(
-                [gaussian(tuple(latents.shape[1:]), p.noise_seeds[i]) for p, i in group]
-            )
-            timesteps = torch.tensor([p.timesteps[i] for p, i in group])
-            latents, noise, timesteps = (x.to(self._device) for x in (latents, noise, timesteps))
-            mixed = noisy(self._scheduler, latents, noise, timesteps)
-            prediction = predict(self._unet, mixed, timesteps, moved(told, self._device))
-            wanted = target(self._scheduler, latents, noise, timesteps)
-            for (picture, _), loss in zip(
-                group, sample_losses(prediction, wanted).tolist(), strict=True
-            ):
-                totals[picture.md5] += loss / len(picture.timesteps)
-        return [totals[picture.md5] for picture in half]
+    def losses(
+        self, cached: CacheFolders, pictures: Sequence[HeldOutPicture], strengths: Sequence[float]
+    ) -> Losses:
+        """The loss of each of `pictures` at each of its timesteps."""
+        self._loras.set_strengths(strengths)
+        row = {picture.md5: number for number, picture in enumerate(pictures)}
+        found = np.zeros((len(pictures), len(pictures[0].timesteps)))
+        for batch in self._batches(cached, pictures):
+            losses = sample_losses(self._predicted(batch), batch.wanted).tolist()
+            for (picture, part), loss in zip(batch.items, losses, strict=True):
+                found[row[picture.md5], part] = loss
+        return found
 
-    def _batches(self, half: list[HeldOutPicture]) -> Iterator[list[Item]]:
-        """Every (picture, timestep) of `half`, in batches of one bucket each."""
-        rows = {picture.md5: self._latents.record(picture.md5) for picture in half}
+    @torch.no_grad()
+    def around(
+        self,
+        cached: CacheFolders,
+        pictures: Sequence[HeldOutPicture],
+        strengths: Sequence[float],
+        steps: Sequence[float],
+    ) -> Quadratic:
+        """The mean loss of `pictures` around `strengths`, as `refit` asks for it."""
+        total: Quadratic | None = None
+        for batch in self._batches(cached, pictures):
+            self._loras.set_strengths(strengths)
+            centre = self._residuals(batch)
+            beside = []
+            for index, step in enumerate(steps):
+                shifted = list(strengths)
+                shifted[index] += step
+                self._loras.set_strengths(shifted)
+                beside.append(self._residuals(batch))
+            part = quadratic(centre, beside, steps)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _predicted(self, batch: _Batch) -> Tensor:
+        return predict(self._unet, batch.noisy, batch.timesteps, batch.told)
+
+    def _residuals(self, batch: _Batch) -> NDArray[np.float64]:
+        """Divided by the root of a sample's size: larger pictures count as much as small ones."""
+        off = (self._predicted(batch).float() - batch.wanted.float()).flatten(1)
+        weighed = off.double() / off.shape[1] ** 0.5
+        made: NDArray[np.float64] = weighed.flatten().cpu().numpy()
+        return made
+
+    def _batches(
+        self, cached: CacheFolders, pictures: Sequence[HeldOutPicture]
+    ) -> Iterator[_Batch]:
+        """Every (picture, timestep), in batches of one bucket each."""
+        latents, texts = open_latents(cached.latents), open_texts(cached.text)
+        rows = {picture.md5: latents.record(picture.md5) for picture in pictures}
         sizes = {md5: (row.width, row.height) for md5, row in rows.items()}
-        for bucket in sorted({sizes[picture.md5] for picture in half}):
+        for bucket in sorted({sizes[picture.md5] for picture in pictures}):
             items = [
                 (picture, part)
-                for picture in half
+                for picture in pictures
                 if sizes[picture.md5] == bucket
                 for part in range(len(picture.timesteps))
             ]
             for start in range(0, len(items), BATCH):
-                yield items[start : start + BATCH]
+                group = items[start : start + BATCH]
+                clean = torch.stack(
+                    [latents.latent(p.md5)[0].float() * self._scaling for p, _ in group]
+                )
+                told = conditioning(
+                    texts, [(p.md5, 0) for p, _ in group], [rows[p.md5] for p, _ in group]
+                )
+                noise = torch.stack(
+                    [gaussian(tuple(clean.shape[1:]), p.noise_seeds[i]) for p, i in group]
+                )
+                timesteps = torch.tensor([p.timesteps[i] for p, i in group])
+                clean, noise, timesteps = (x.to(self._device) for x in (clean, noise, timesteps))
+                yield _Batch(
+                    tuple(group),
+                    noisy(self._scheduler, clean, noise, timesteps),
+                    timesteps,
+                    moved(told, self._device),
+                    target(self._scheduler, clean, noise, timesteps),
+                )

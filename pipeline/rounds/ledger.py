@@ -1,38 +1,52 @@
 """Gathers build.json from the receipts: nothing in it is known from anywhere else."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
 
 from pipeline.artefacts.chain import images_receipt, resize_fingerprint
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.ledger import Ledger, RoundRow
-from pipeline.artefacts.receipts import Receipt, read_receipt
+from pipeline.artefacts.ledger import Ledger, RoundRow, read_ledger, write_ledger
+from pipeline.artefacts.receipts import read_receipt
+from pipeline.errors import RequestError, UrushiError
 from pipeline.models.inspect import inspect
 from pipeline.models.places import cache_folders
-from pipeline.recipe import RoundLaw
-from pipeline.rounds.chain import Link, origin_digest, sha256, was_laid
-from pipeline.rounds.choice import Choice
-from pipeline.rounds.training import pictures
+from pipeline.rounds.chain import origin_digest, sha256, was_laid
+from pipeline.rounds.history import History, Laid, history
+from pipeline.rounds.pictures import pictures
+from pipeline.rounds.rates import trials_found
+from pipeline.rounds.settle import refitted
 
 Status = Literal["running", "finished", "stopped by the gate"]
 
 
-@dataclass(frozen=True)
-class Laid:
-    """One round whose choice is made."""
-
-    law: RoundLaw
-    choice: Choice
-    receipt: Receipt
-    """Of the choice."""
-    links: tuple[Link, ...]
-    """The chain up to and with this round."""
+def write_build_ledger(job: Job, status: Status, *, final: bool = False) -> None:
+    """build.json as the receipts have it now."""
+    found = history(job, len(job.recipe.law()))
+    write_ledger(job.folder.ledger, gather(job, found, status, final=final))
 
 
-def gather(job: Job, laid: tuple[Laid, ...], status: Status, *, final: bool) -> Ledger:
+def require_same_origin(job: Job) -> None:
+    """Raises RequestError where the base is not the file that the build's rounds were laid on."""
+    try:
+        ledger = read_ledger(job.folder.ledger)
+    except UrushiError:
+        return  # It has none yet, or a damaged one, which the next part gathers again.
+    digest = origin_digest(job)
+    if ledger.rounds and ledger.origin_blake3 != digest:
+        raise RequestError(
+            f"[base].checkpoint {job.recipe.base.checkpoint} is not the file that {ledger.build} "
+            f"started from: its BLAKE3 is {digest}, and was {ledger.origin_blake3}. Put the "
+            f"original back, or give the recipe another name; deleting {job.folder.root} starts "
+            "this one anew."
+        )
+
+
+def gather(job: Job, history: History, status: Status, *, final: bool) -> Ledger:
     """The ledger as the receipts have it now; with `final`, the final files are named too."""
-    folder, recipe = job.folder, job.recipe
-    rows = tuple(row for item in laid if (row := _row(job, item)) is not None)
+    folder, recipe, laid = job.folder, job.recipe, history.laid
+    refit, trials = refitted(job, history), trials_found(job)
+    last = dict(zip(refit.rounds, refit.strengths, strict=True)) if refit else {}
+    rows = tuple(row for item in laid if (row := _row(job, item, last)) is not None)
     return Ledger(
         build=recipe.name,
         recipe=str(job.recipe_path),
@@ -41,6 +55,9 @@ def gather(job: Job, laid: tuple[Laid, ...], status: Status, *, final: bool) -> 
         origin_blake3=origin_digest(job),
         prediction_type=inspect(recipe.base).prediction_type,
         status=status,
+        stopped=history.stopped.reason if history.stopped else None,
+        trials=trials.trials if trials else (),
+        refit=refit,
         heldout_pictures=len(pictures(job, recipe.law()[0]).split.held_out),
         heldout_origin=laid[0].choice.counts.before if laid else None,
         rounds=rows,
@@ -51,7 +68,8 @@ def gather(job: Job, laid: tuple[Laid, ...], status: Status, *, final: bool) -> 
     )
 
 
-def _row(job: Job, item: Laid) -> RoundRow | None:
+def _row(job: Job, item: Laid, last: Mapping[int, float]) -> RoundRow | None:
+    """`last`: the final strengths by round, where they were fitted together."""
     folder, choice, counts = job.folder.round(item.law.number), item.choice, item.choice.counts
     merged = was_laid(job, item.links) if item.links else None
     if choice.merged and merged is None:
@@ -78,6 +96,17 @@ def _row(job: Job, item: Laid) -> RoundRow | None:
         improvement_low=counts.low,
         improvement_high=counts.high,
         decision=choice.decision,
+        wanted=counts.wanted,
+        final_strength=last.get(choice.round, choice.strength),
+        buckets=counts.buckets,
+        anchor_before=counts.anchor_before,
+        anchor_after=choice.anchor,
+        drift=merged.summary["drift"] if merged else 0.0,
+        cosines=merged.summary["cosines"] if merged and choice.merged else {},
+        effective_rank=merged.summary["effective_rank"] if merged else 0.0,
+        intruders=merged.summary["intruders"] if merged else 0,
+        peak_memory=item.receipt.summary["peak_memory"],
+        versions=item.receipt.summary["versions"],
         candidates=counts.candidates,
         attempts=len(choice.attempts),
         train_loss=counts.train_loss,

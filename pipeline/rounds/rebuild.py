@@ -46,6 +46,8 @@ def plan(
     strengths: Sequence[float] | None = None,
     dropped: Sequence[int] = (),
     moved: Path | None = None,
+    *,
+    final: bool = False,
 ) -> Plan:
     """Decides what the checkpoint of round `number` is made of, and that all of it is there.
 
@@ -53,6 +55,7 @@ def plan(
         strengths: for each round that is merged, in order; None takes those of the ledger.
         dropped: rounds to leave out.
         moved: where the origin may lie if it is no longer where the ledger says.
+        final: at the strengths of the final checkpoint, which a refit may have changed since.
 
     Raises:
         RequestError: no such round, nothing to merge, or another count of strengths.
@@ -60,6 +63,8 @@ def plan(
     """
     rows = _rows(ledger, number, dropped)
     kept = [row for row in rows if row.decision != "rejected" and row.round not in dropped]
+    if final:
+        kept = [row for row in kept if row.final_strength > 0]
     if not kept:
         raise RequestError(
             f"No round up to {number} of {ledger.build} would be merged: what is asked for is the "
@@ -71,23 +76,38 @@ def plan(
             f"{len(strengths)} strengths for {len(kept)} merged rounds ({rounds}). "
             "Give one for each of them, in order."
         )
-    chosen = [row.strength for row in kept] if strengths is None else [float(s) for s in strengths]
+    if strengths is None:
+        chosen = [row.final_strength if final else row.strength for row in kept]
+    else:
+        chosen = [float(s) for s in strengths]
     origin = _origin(ledger, identities, moved)
     digests = _loras(folder, kept, identities)
     links = tuple(
         Link(row.round, folder.root / row.lora, digest, strength)
         for row, digest, strength in zip(kept, digests, chosen, strict=True)
     )
-    merged = [(row.round, row.strength) for row in rows if row.decision != "rejected"]
-    unchanged = merged == [(link.round, link.strength) for link in links]
+    made = [(link.round, link.strength) for link in links]
     notes = [
         f"round {row.round} was rejected, so it is left out"
         if row.decision == "rejected"
         else f"round {row.round} is left out, as asked"
+        if row.round in dropped
+        else f"round {row.round} is left out, since its final strength is 0"
         for row in rows
         if row not in kept
     ]
-    return Plan(origin, links, tuple(notes), rows[-1].checkpoint_sha256 if unchanged else None)
+    return Plan(origin, links, tuple(notes), _expected(ledger, rows, made))
+
+
+def _expected(
+    ledger: Ledger, rows: Sequence[RoundRow], made: Sequence[tuple[int, float]]
+) -> str | None:
+    """sha256 of the round's checkpoint or of the final one, where either is of just that chain."""
+    merged = [row for row in rows if row.decision != "rejected"]
+    if made == [(row.round, row.strength) for row in merged]:
+        return rows[-1].checkpoint_sha256
+    last = [(row.round, row.final_strength) for row in merged if row.final_strength > 0]
+    return ledger.final_sha256 if rows[-1] == ledger.rounds[-1] and made == last else None
 
 
 def rebuild(plan: Plan, out: Path, on_tensor: Callable[[int, int], None] | None = None) -> Rebuilt:

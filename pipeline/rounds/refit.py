@@ -36,7 +36,7 @@ SWEEPS = 200
 
 @dataclass(frozen=True)
 class Quadratic:
-    """The loss around a point, as sums over `count` residuals, so that batches can be added up."""
+    """The loss around a point, as sums over residuals, so that batches can be added up."""
 
     square: float
     """Sum of e²."""
@@ -44,20 +44,13 @@ class Quadratic:
     """Sum of Jᵀe, (K,)."""
     curvature: Vector
     """Sum of JᵀJ, (K, K)."""
-    count: int
 
     def __add__(self, other: "Quadratic") -> "Quadratic":
         return Quadratic(
             self.square + other.square,
             self.slope + other.slope,
             self.curvature + other.curvature,
-            self.count + other.count,
         )
-
-    @property
-    def loss(self) -> float:
-        """Mean of e²."""
-        return self.square / self.count
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ def quadratic(centre: Vector, shifted: Sequence[Vector], steps: Sequence[float])
         [(moved - centre) / step for moved, step in zip(shifted, steps, strict=True)]
     )
     jacobian, centre = jacobian.astype(np.float64), centre.astype(np.float64)
-    return Quadratic(float(centre @ centre), jacobian @ centre, jacobian @ jacobian.T, len(centre))
+    return Quadratic(float(centre @ centre), jacobian @ centre, jacobian @ jacobian.T)
 
 
 def quadratic_of(residuals: Callable[[Sequence[float]], Vector]) -> Callable[..., Quadratic]:

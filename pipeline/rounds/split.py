@@ -41,6 +41,16 @@ class Split(Record):
     def md5s(self) -> frozenset[str]:
         return frozenset(picture.md5 for picture in self.held_out)
 
+    @property
+    def chooses(self) -> tuple[HeldOutPicture, ...]:
+        """The half that strengths are chosen on."""
+        return tuple(picture for picture in self.held_out if picture.chooses)
+
+    @property
+    def judges(self) -> tuple[HeldOutPicture, ...]:
+        """The half that says whether a round helped, and that losses are reported of."""
+        return tuple(picture for picture in self.held_out if not picture.chooses)
+
 
 def draw_split(
     dataset: str, latents: str, md5s: Sequence[str], share: float, timesteps: int, seed: int
@@ -64,16 +74,38 @@ def draw_split(
         dataset=dataset,
         latents=latents,
         held_out=tuple(
-            HeldOutPicture(
-                md5=md5,
-                chooses=index % 2 == 0,
-                timesteps=_stratified(timesteps, seed, md5),
-                noise_seeds=tuple(
-                    seed_of(seed, "held-out noise", md5, part) for part in range(timesteps)
-                ),
-            )
-            for index, md5 in enumerate(ranked)
+            _picture(md5, index % 2 == 0, timesteps, seed) for index, md5 in enumerate(ranked)
         ),
+    )
+
+
+def draw_anchor(
+    dataset: str, latents: str, md5s: Sequence[str], most: int, timesteps: int, seed: int
+) -> Split:
+    """Up to `most` of `md5s` by a hash, with their draws; none of them chooses a strength.
+
+    Raises:
+        RequestError: fewer than 4 pictures.
+    """
+    if len(md5s) < LEAST:
+        raise RequestError(
+            f"The anchor {dataset} has {len(md5s)} pictures; at least {LEAST} are needed. "
+            "Widen its query or add pictures."
+        )
+    ranked = sorted(md5s, key=lambda md5: seed_of(seed, "anchor", md5))[:most]
+    return Split(
+        dataset=dataset,
+        latents=latents,
+        held_out=tuple(_picture(md5, False, timesteps, seed) for md5 in ranked),
+    )
+
+
+def _picture(md5: str, chooses: bool, timesteps: int, seed: int) -> HeldOutPicture:
+    return HeldOutPicture(
+        md5=md5,
+        chooses=chooses,
+        timesteps=_stratified(timesteps, seed, md5),
+        noise_seeds=tuple(seed_of(seed, "held-out noise", md5, part) for part in range(timesteps)),
     )
 
 

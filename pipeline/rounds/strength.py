@@ -10,9 +10,6 @@ from dataclasses import dataclass
 PROBES = (0.0, 0.5, 1.0)
 LEAST_MOVE = 0.02
 """A vertex closer than this to a probe is not worth another evaluation."""
-DAMPED = 0.5
-"""What `strength = "damped"` merges every round at. With tens of pictures a search takes all of
-round 1 and little of what follows; half of each, refitted together at the end, does better."""
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,8 @@ def attach(unet: UNet2DConditionModel, lora: Lora, seed: int) -> list[Target]:
         r=first.rank,
         lora_alpha=first.alpha,  # peft only divides it; alphas are reals
         target_modules=[t.name for t in covered],
-        rank_pattern={_exactly(t.name): t.rank for t in covered},
-        alpha_pattern={_exactly(t.name): t.alpha for t in covered},
+        rank_pattern={exactly(t.name): t.rank for t in covered},
+        alpha_pattern={exactly(t.name): t.alpha for t in covered},
         init_lora_weights=True,
     )
     unet.requires_grad_(False)
@@ -98,7 +98,7 @@ def attach(unet: UNet2DConditionModel, lora: Lora, seed: int) -> list[Target]:
     return covered
 
 
-def _exactly(name: str) -> str:
+def exactly(name: str) -> str:
     return "^" + name.replace(".", r"\.")
 
 

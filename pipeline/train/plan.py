@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.train.rate import Phase
+
 
 @dataclass(frozen=True)
 class RoundTraining:
@@ -21,6 +23,8 @@ class RoundTraining:
     epochs: int | None
     steps: int | None
     """One of epochs and steps is set."""
+    phase: Phase
+    """The piece of a cosine that the rate runs through."""
     checkpoint: Path | None
     """What the LoRA is trained on: an earlier round's checkpoint, or None for the origin."""
     pictures: tuple[str, ...]

@@ -73,7 +73,7 @@ class Run:
         """What is trained, by name."""
         trained = list(self.parameters.values())
         self._optimizer = new_optimizer(train, [Group(trained, training.learning_rate)])
-        self._scheduler = new_schedule(train, self._optimizer, self.steps)
+        self._scheduler = new_schedule(train, self._optimizer, self.steps, training.phase)
         channels_last = train.channels_last
         if channels_last == "auto":
             channels_last = self.accelerator.device.type == "cuda"

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pipeline.errors import RequestError
 from pipeline.recipe.train import Train
+from pipeline.train.rate import WHOLE, Phase
 
 
 def warmup_steps(train: Train, steps: int) -> int:
@@ -31,11 +32,19 @@ def warmup_steps(train: Train, steps: int) -> int:
     return train.warmup_steps
 
 
-def factor(train: Train, step: int, warmup: int, steps: int) -> float:
-    """The share of the peak at `step` (from 0) of a round of `steps`."""
-    if step < warmup:
-        return step / warmup
-    passed = min(1.0, (step - warmup) / max(1, steps - warmup))
+def factor(train: Train, step: int, warmup: int, steps: int, phase: Phase = WHOLE) -> float:
+    """The share of the peak at `step` (from 0) of a round of `steps`.
+
+    `phase`: the piece of a longer fall that the round runs through; its warm-up rises to where that
+    piece begins.
+    """
+    passed = min(1.0, max(0, step - warmup) / max(1, steps - warmup))
+    passed = phase.first + (phase.last - phase.first) * passed
+    risen = min(1.0, step / warmup) if warmup else 1.0
+    return risen * _fallen(train, passed)
+
+
+def _fallen(train: Train, passed: float) -> float:
     return train.min_rate + (1 - train.min_rate) * _law(train, passed)
 
 
@@ -55,11 +64,11 @@ def _law(train: Train, passed: float) -> float:
             return 1.0
 
 
-def new_schedule(train: Train, optimizer: Optimizer, steps: int) -> LambdaLR:
+def new_schedule(train: Train, optimizer: Optimizer, steps: int, phase: Phase = WHOLE) -> LambdaLR:
     """Moves the rates of all groups of `optimizer` by one factor over `steps`.
 
     Raises:
         RequestError: the round is not longer than its warm-up.
     """
     warmup = warmup_steps(train, steps)
-    return LambdaLR(optimizer, lambda step: factor(train, step, warmup, steps))
+    return LambdaLR(optimizer, lambda step: factor(train, step, warmup, steps, phase))

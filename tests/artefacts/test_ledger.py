@@ -2,7 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artefacts.ledger import Candidate, Ledger, RoundRow, read_ledger, write_ledger
+from pipeline.artefacts.ledger import (
+    BucketLoss,
+    Candidate,
+    GrowthFile,
+    LayerRow,
+    Ledger,
+    Refitted,
+    RoundRow,
+    Trial,
+    read_ledger,
+    write_ledger,
+)
+from pipeline.artefacts.records import Record
 from pipeline.errors import UrushiError
 
 ROW = RoundRow(
@@ -23,6 +35,17 @@ ROW = RoundRow(
     candidates=(Candidate(strength=0.0, loss=1.5), Candidate(strength=1.0, loss=0.6)),
     attempts=1,
     train_loss=0.5,
+    wanted=0.9,
+    final_strength=0.9,
+    buckets=(),
+    anchor_before=None,
+    anchor_after=None,
+    drift=0.01,
+    cosines={},
+    effective_rank=2.0,
+    intruders=0,
+    peak_memory={},
+    versions={},
     checkpoint_sha256="1" * 64,
     cast_loss=0.01,
     seconds=12.0,
@@ -36,6 +59,9 @@ LEDGER = Ledger(
     origin_blake3="2" * 64,
     prediction_type="epsilon",
     status="finished",
+    stopped=None,
+    trials=(),
+    refit=None,
     heldout_pictures=8,
     heldout_origin=1.5,
     rounds=(ROW,),
@@ -61,3 +87,11 @@ def test_missing_and_damaged_ones_are_told(tmp_path: Path) -> None:
     path.write_text(LEDGER.model_dump_json().replace('"accepted"', '"agreed"'))
     with pytest.raises(UrushiError, match=r"is damaged at rounds\.0\.decision"):
         read_ledger(path)
+
+
+@pytest.mark.parametrize(
+    "kind", [Ledger, RoundRow, Refitted, Trial, BucketLoss, Candidate, GrowthFile, LayerRow]
+)
+def test_every_field_is_documented(kind: type[Record]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text(encoding="utf-8")
+    assert [name for name in kind.model_fields if f"`{name}`" not in text] == []

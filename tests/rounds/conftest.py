@@ -39,11 +39,13 @@ conv_rank = 2
 [train]
 batch_size = 4
 optimizer = "adamw"
+scheduler = "constant_with_warmup"
 save_every = 3
 
 [rounds]
 count = 3
 learning_rate = 2e-3
+decay = 0.5
 steps = [8]
 held_out = 0.3
 held_out_timesteps = 2

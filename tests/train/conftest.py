@@ -19,6 +19,7 @@ from pipeline.models.places import EMPTY_CAPTION
 from pipeline.recipe import BuildRecipe
 from pipeline.recipe.running import Running
 from pipeline.train.plan import RoundTraining
+from pipeline.train.rate import WHOLE
 
 PICTURES = 10
 SIZES = ((16, 16), (24, 16))
@@ -112,6 +113,7 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
             learning_rate=settings["learning_rate"],
             epochs=None,
             steps=settings["steps"],
+            phase=WHOLE,
             checkpoint=None,
             pictures=tuple(f"{n:032x}" for n in range(PICTURES)),
             latents=shards / "latents",

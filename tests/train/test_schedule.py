@@ -28,7 +28,7 @@ def rates(schedule: torch.optim.lr_scheduler.LRScheduler) -> list[float]:
     "name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts"]
 )
 def test_without_a_floor_they_are_diffusers(name: str) -> None:
-    train = Train.model_validate({"scheduler": name, "warmup": 0.25, "cycles": 3})
+    train = Train.model_validate({"scheduler": name, "warmup": 0.25, "cycles": 3, "min_rate": 0})
     theirs = get_scheduler(
         name, optimizer(), num_warmup_steps=10, num_training_steps=STEPS, num_cycles=3
     ) if name == "cosine_with_restarts" else get_scheduler(
@@ -47,10 +47,10 @@ def test_a_floor_is_where_the_fall_ends() -> None:
 
 
 def test_restarts_and_powers_by_hand() -> None:
-    twice = Train(scheduler="cosine_with_restarts", cycles=2)
+    twice = Train(scheduler="cosine_with_restarts", cycles=2, min_rate=0)
     shares = [factor(twice, step, 0, 100) for step in (0, 25, 49, 50, 75, 100)]
     assert shares == pytest.approx([1, 0.5, 0.5 * (1 - 0.998026728), 1, 0.5, 0])
-    square = Train(scheduler="polynomial", power=2.0)
+    square = Train(scheduler="polynomial", power=2.0, min_rate=0)
     assert [factor(square, s, 0, 10) for s in (0, 5, 10)] == pytest.approx([1, 0.25, 0])
 
 
@@ -67,7 +67,7 @@ def test_groups_keep_their_proportion() -> None:
     two = torch.optim.SGD(
         [{"params": [torch.ones(1)], "lr": 4.0}, {"params": [torch.ones(1)], "lr": 1.0}], lr=1.0
     )
-    schedule = new_schedule(Train(scheduler="linear", warmup=0), two, STEPS)
+    schedule = new_schedule(Train(scheduler="linear", warmup=0, min_rate=0), two, STEPS)
     for _ in range(10):
         two.step()
         schedule.step()

@@ -82,7 +82,7 @@ def test_what_is_downloaded_is_counted(
     rows = [line.split() for line in shown.splitlines() if line.split()[1:2] == ["pictures"]]
     assert rows == [
         ["1", "pictures", "0.0001", "6", "~48", "0.7"],
-        ["2", "pictures", "5e-05", "4", "~32", "0.9"],
+        ["2", "pictures", "0.0001", "4", "~32", "0.9"],
     ]
     # Latents at f = 8: 40 x (768 / 8)² x 4 channels x mean and logvar x 2 bytes.
     assert "≤ 5.9 MB latents" in shown

@@ -1,0 +1,112 @@
+"""What a build's rounds came to so far, from receipts alone, and whether another one may begin."""
+
+from dataclasses import dataclass
+
+from pipeline.artefacts.job import Job
+from pipeline.artefacts.receipts import Receipt
+from pipeline.errors import UrushiError
+from pipeline.recipe import RoundLaw
+from pipeline.rounds.chain import Link, was_laid
+from pipeline.rounds.choice import Choice, chosen
+from pipeline.rounds.rates import laws
+from pipeline.rounds.stop import Limits, Past, Stop, why_stop
+
+
+@dataclass(frozen=True)
+class Laid:
+    """One round whose choice is made."""
+
+    law: RoundLaw
+    choice: Choice
+    receipt: Receipt
+    """Of the choice."""
+    links: tuple[Link, ...]
+    """The chain up to and with this round."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What the rounds up to some number came to."""
+
+    laid: tuple[Laid, ...]
+    missing: int | None
+    """The first round that has no choice yet."""
+    stopped: Stop | None
+    """Why no round is begun after the last of these, though the recipe has more."""
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """The merged rounds."""
+        return self.laid[-1].links if self.laid else ()
+
+    @property
+    def anchor_origin(self) -> float | None:
+        """The origin's anchor loss; None without an anchor set, or before round 1."""
+        return self.laid[0].choice.counts.anchor_before if self.laid else None
+
+
+def history(job: Job, last: int) -> History:
+    """Of the rounds up to number `last`.
+
+    Raises:
+        UrushiError: a LoRA was changed by hand since its strength was chosen.
+    """
+    every = laws(job)
+    laid: list[Laid] = []
+    links: tuple[Link, ...] = ()
+    for law in every[:last]:
+        found = chosen(job, law, links)
+        if found is None:
+            return History(tuple(laid), law.number, None)
+        choice, receipt = found
+        if choice.merged:
+            links = (*links, _link(job, law, choice, receipt))
+        laid.append(Laid(law, choice, receipt, links))
+        stop = why_stop(_past(job, laid), _limits(job, laid))
+        if stop is not None and law.number < len(every):
+            return History(tuple(laid), None, stop)
+    return History(tuple(laid), None, None)
+
+
+def _link(job: Job, law: RoundLaw, choice: Choice, receipt: Receipt) -> Link:
+    lora = job.folder.round(law.number).lora
+    digest = receipt.outputs[lora.name].blake3
+    found = job.workspace.identities.of(lora)
+    if found != digest:
+        raise UrushiError(
+            f"{lora} is not the LoRA that round {law.number} chose its strength for: its BLAKE3 is "
+            f"{found}, and was {digest}. Put it back, or delete {lora.parent} to train the round "
+            "again."
+        )
+    return Link(law.number, lora, digest, choice.strength)
+
+
+def _past(job: Job, laid: list[Laid]) -> list[Past]:
+    past = []
+    for item in laid:
+        merged = was_laid(job, item.links) if item.links else None
+        trained = sum(attempt.train_seconds for attempt in item.choice.attempts)
+        laying = merged.seconds if merged and item.choice.merged else 0.0
+        past.append(
+            Past(
+                round=item.law.number,
+                merged=item.choice.merged,
+                low=item.choice.counts.low,
+                drift=float(merged.summary["drift"]) if merged else 0.0,
+                anchor=item.choice.anchor,
+                seconds=trained + item.receipt.seconds + laying,
+            )
+        )
+    return past
+
+
+def _limits(job: Job, laid: list[Laid]) -> Limits:
+    rounds = job.recipe.rounds
+    origin = laid[0].choice.counts.anchor_before
+    budget = rounds.anchor_budget
+    return Limits(
+        patience=rounds.patience if rounds.gate == "improve" and rounds.patience else None,
+        drift=rounds.drift,
+        anchor=origin * (1 + budget) if origin is not None and budget is not None else None,
+        hours=rounds.hours,
+    )

@@ -1,0 +1,55 @@
+"""Which pictures a round learns from and is judged by."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.artefacts.chain import INDEX_FILE
+from pipeline.artefacts.job import Job
+from pipeline.artefacts.records import LatentRecord, TextRecord, read_records
+from pipeline.models.places import CacheFolders, cache_folders
+from pipeline.recipe import RoundLaw
+from pipeline.rounds.split import Split, draw_split, frozen_split
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What one round learns from and is judged by."""
+
+    folders: CacheFolders
+    split: Split
+    train: tuple[str, ...]
+    """md5s, sorted; without the held-out ones."""
+
+
+def pictures(job: Job, law: RoundLaw) -> Pictures:
+    """The round's pictures; draws the held-out split of its dataset when it is first asked for.
+
+    Raises:
+        RequestError: the dataset is not cached yet, or has too few pictures.
+    """
+    recipe, dataset = job.recipe, job.dataset_of(law.dataset)
+    folders = cache_folders(job, dataset)
+    there = usable(folders.latents, folders.text)
+    rounds = recipe.rounds
+    split = draw_split(
+        dataset.name,
+        folders.latents_fingerprint,
+        there,
+        rounds.held_out,
+        rounds.held_out_timesteps,
+        recipe.seed,
+    )
+    path = job.folder.split
+    if dataset.name != job.datasets[0][1].name:
+        path = path.with_name(f"heldout-{dataset.name}.json")
+    split = frozen_split(path, split)
+    return Pictures(folders, split, tuple(md5 for md5 in there if md5 not in split.md5s))
+
+
+@lru_cache(maxsize=8)
+def usable(latents: Path, texts: Path) -> tuple[str, ...]:
+    """md5s that have a latent and a caption, sorted. A folder's name stands for its contents."""
+    first = {r.md5 for r in read_records(latents / INDEX_FILE, LatentRecord)}
+    second = {r.md5 for r in read_records(texts / INDEX_FILE, TextRecord)}
+    return tuple(sorted(first & second))

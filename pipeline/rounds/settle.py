@@ -1,0 +1,185 @@
+"""The strengths that the final checkpoint is made with: the rounds' own, or all fitted together.
+
+Fitted on the choosing half of the held-out pictures, told on the judging half, which may also
+refuse them; with an anchor set, moved only as far as it allows. `urushi run` does it after the last
+round of a build whose strengths are searched, `urushi reweigh BUILD` for any.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.artefacts.files import write_text
+from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.job import Job
+from pipeline.artefacts.ledger import Refitted
+from pipeline.artefacts.receipts import done, write_receipt
+from pipeline.progress import Bar, Progress
+from pipeline.rounds.anchor import anchor_of
+from pipeline.rounds.buckets import bucket_losses
+from pipeline.rounds.chain import Link, origin_digest
+from pipeline.rounds.evaluate import HeldOut, Losses
+from pipeline.rounds.gate import ceiling, judge, shrink
+from pipeline.rounds.history import History
+from pipeline.rounds.pictures import Pictures, pictures
+from pipeline.rounds.refit import Quadratic, refit
+from pipeline.train.counted import seed_of
+
+RECEIPT = "refit-receipt.json"
+
+
+def refitted(job: Job, history: History) -> Refitted | None:
+    """What the refit of exactly these rounds came to, if it was made."""
+    if not history.links or done(job.folder.root, _fingerprint(job, history), RECEIPT) is None:
+        return None
+    return Refitted.model_validate_json(job.folder.refit.read_bytes())
+
+
+def final_links(job: Job, history: History) -> tuple[Link, ...]:
+    """The chain of the final checkpoint; without rounds at strength 0, which add nothing."""
+    found = refitted(job, history)
+    if found is None:
+        return history.links
+    links = (
+        replace(link, strength=strength)
+        for link, strength in zip(history.links, found.strengths, strict=True)
+    )
+    return tuple(link for link in links if link.strength > 0) or history.links[:1]
+
+
+def refit_strengths(job: Job, history: History, progress: Progress) -> Refitted:
+    """Fits the strengths of the merged rounds together, and writes refit.json and its receipt."""
+    found = refitted(job, history)
+    if found is not None:
+        return found
+    started, folder = time.monotonic(), job.folder
+    found = _fitted(job, history, progress)
+    write_text(folder.refit, found.model_dump_json(indent=1) + "\n")
+    write_receipt(
+        folder.root,
+        "refit",
+        _fingerprint(job, history),
+        inputs={"rounds": list(found.rounds)},
+        outputs=[folder.refit],
+        summary={"strengths": list(found.strengths), "kept": found.kept},
+        seconds=time.monotonic() - started,
+        name=RECEIPT,
+    )
+    return found
+
+
+def _fingerprint(job: Job, history: History) -> str:
+    anchor = anchor_of(job)
+    return fingerprint(
+        stage="refit",
+        origin=origin_digest(job),
+        links=[[link.blake3, link.strength] for link in history.links],
+        seen=[seen.split.model_dump(mode="json") for seen in _seen(job, history)],
+        anchor=anchor.split.model_dump(mode="json") if anchor else None,
+        budget=job.recipe.rounds.anchor_budget,
+    )
+
+
+def _seen(job: Job, history: History) -> list[Pictures]:
+    """The held-out pictures of every dataset that a merged round learnt from."""
+    merged = {item.law.dataset: item.law for item in history.laid if item.choice.merged}
+    return [pictures(job, law) for law in merged.values()]
+
+
+def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
+    links, anchor = history.links, anchor_of(job)
+    start = tuple(link.strength for link in links)
+    held_out = HeldOut(job.recipe, None, [link.lora for link in links])
+    with progress.bar("refit", 2 * (len(links) + 2), "pass") as bar:
+        jury = _Jury(held_out, _seen(job, history), bar)
+        found = refit(jury.choosing_loss, jury.around, start)
+        strengths, moved, forgets = found.strengths, 1.0, None
+        if anchor is not None:
+            forgets = _Anchor(held_out, anchor, start, found.strengths)
+            # The refit may raise the anchor loss as one more round might.
+            most = ceiling(
+                forgets(0.0), history.anchor_origin or 0.0, job.recipe.rounds.anchor_budget
+            )
+            moved = shrink(forgets, 1.0, max(most, forgets(0.0))).strength
+            strengths = forgets.between(moved)
+        before, after = jury.judged(start), jury.judged(strengths)
+    verdict = judge(
+        before.mean(axis=1).tolist(),
+        after.mean(axis=1).tolist(),
+        seed_of(job.recipe.seed, "bootstrap", "refit"),
+    )
+    return Refitted(
+        rounds=tuple(link.round for link in links),
+        merged_at=start,
+        fitted=found.strengths,
+        strengths=strengths if verdict.improves else start,
+        kept=verdict.improves,
+        passes=found.passes,
+        chosen_before=found.before,
+        chosen_after=found.after,
+        before=verdict.before,
+        after=verdict.after,
+        low=verdict.low,
+        high=verdict.high,
+        buckets=bucket_losses(before, after),
+        anchor_before=forgets(0.0) if forgets else None,
+        anchor_after=forgets(moved) if forgets else None,
+    )
+
+
+class _Jury:
+    """The held-out pictures of one or several datasets, as one set."""
+
+    def __init__(self, held_out: HeldOut, seen: Sequence[Pictures], bar: Bar) -> None:
+        self._held_out, self._seen, self._bar = held_out, seen, bar
+
+    def choosing_loss(self, strengths: Sequence[float]) -> float:
+        self._bar.advance()
+        parts = [
+            self._held_out.losses(seen.folders, seen.split.chooses, strengths)
+            for seen in self._seen
+        ]
+        return float(np.concatenate(parts).mean())
+
+    def around(self, strengths: Sequence[float], steps: Sequence[float]) -> Quadratic:
+        first, *rest = (
+            self._held_out.around(seen.folders, seen.split.chooses, strengths, steps)
+            for seen in self._seen
+        )
+        self._bar.advance(len(strengths) + 1)
+        return sum(rest, first)
+
+    def judged(self, strengths: Sequence[float]) -> Losses:
+        """(pictures, timesteps) of the judging halves."""
+        parts = [
+            self._held_out.losses(seen.folders, seen.split.judges, strengths) for seen in self._seen
+        ]
+        return np.concatenate(parts)
+
+
+class _Anchor:
+    """The anchor loss on the way from one strength vector (0) to another (1)."""
+
+    def __init__(
+        self,
+        held_out: HeldOut,
+        anchor: Pictures,
+        start: tuple[float, ...],
+        end: tuple[float, ...],
+    ) -> None:
+        self._held_out, self._anchor, self._start, self._end = held_out, anchor, start, end
+        self._known: dict[float, float] = {}
+
+    def between(self, share: float) -> tuple[float, ...]:
+        """The strengths at `share` of the way."""
+        ends = zip(self._start, self._end, strict=True)
+        return tuple(round(first + share * (last - first), 4) for first, last in ends)
+
+    def __call__(self, share: float) -> float:
+        if share not in self._known:
+            pictures, folders = self._anchor.split.held_out, self._anchor.folders
+            losses = self._held_out.losses(folders, pictures, self.between(share))
+            self._known[share] = float(losses.mean())
+        return self._known[share]
