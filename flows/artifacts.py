@@ -24,7 +24,7 @@ from flows.pages import history, round_page, trouble_page
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.runs import run_root
-from pipeline.errors import GateStopped, Interrupted, UrushiError
+from pipeline.errors import GateStopped, Interrupted, NeedsDecision, UrushiError
 
 _ROUND = re.compile(r"round-(\d+)-(\w+)")
 LAST_PART = "preview"
@@ -72,7 +72,7 @@ class Artifacts:
 
     def failed(self, error: Exception) -> None:
         """A page that says what went wrong and what to do; none for a stop that was asked for."""
-        if isinstance(error, GateStopped | Interrupted):
+        if isinstance(error, GateStopped | Interrupted | NeedsDecision):
             return
         with _optional():
             create_markdown_artifact(

@@ -27,6 +27,7 @@ from prefect.exceptions import PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows.alive import count_return, returns, sign, sweep_old
+from flows.approval import settle
 from flows.deploy import TAG, host_tag
 from flows.verdicts import RETURN_SECONDS, Act, Case, Night, missed, verdict
 from pipeline.artefacts.job import load_job
@@ -74,6 +75,7 @@ def examine(workspace: Workspace, *, first: bool = False) -> list[Finding]:
                 for run in _runs(client, SUSPECT)
                 if (finding := _treat(client, run, now)) is not None
             ]
+            found += [Finding(*settled) for settled in settle(client, host_tag())]
             return found + _missed(client, now, 60.0 if first else LATE_SECONDS)
     except (httpx.HTTPError, PrefectException) as error:
         raise UrushiError(

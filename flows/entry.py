@@ -25,6 +25,7 @@ from prefect.states import Cancelled, Completed
 
 from flows import generations
 from flows.alive import alive
+from flows.approval import take_answer
 from flows.graph import walk
 from flows.notify import notify as tell
 from flows.pages import compare_page
@@ -33,7 +34,13 @@ from flows.work import Part, at_work, data_parts, refreshing
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.runs import run_root
 from pipeline.artefacts.workspace import Workspace
-from pipeline.errors import GateStopped, Interrupted, RequestError, UrushiError
+from pipeline.errors import (
+    GateStopped,
+    Interrupted,
+    NeedsDecision,
+    RequestError,
+    UrushiError,
+)
 
 STOPPED = "Stopped by the gate"
 NOTHING = "Nothing to do"
@@ -132,6 +139,7 @@ def _walk(
         first, later: instead of the data stages, and of the rounds' parts.
     """
     name = run_root(job).name
+    take_answer(job)
     try:
         with at_work(job, Lines(get_run_logger().info), later) as work:
             own = len(data_parts(job))
@@ -143,6 +151,11 @@ def _walk(
         return Completed(name=STOPPED, message=str(stop))
     except Interrupted as stop:
         return Cancelled(message=str(stop))
+    except NeedsDecision as waits:
+        tell(blocks, f"{name}: round {waits.round} waits for you", str(waits))
+        # The run is suspended, and this process ends; the GPU is free. Resumed, it begins anew.
+        take_answer(job)
+        raise
     except UrushiError as error:
         tell(blocks, f"{name}: failed", str(error))
         raise

@@ -93,7 +93,7 @@ def next_generation(first: Job, last: Job, rounds: int) -> Job:
     table["base"]["checkpoint"] = str(final.resolve())
     # Where the law had come to: these rounds go on, they do not begin anew.
     rate = last.recipe.law()[-1].learning_rate
-    table["rounds"] |= {"count": rounds, "learning_rate": rate}
+    table["rounds"] |= {"count": rounds, "learning_rate": "auto" if rate is None else rate}
     table["round"] = []
     path = _recipe(first, number)
     note = "# Written by the flow `refresh`: more rounds on pictures that came later.\n\n"

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from prefect import flow
+from prefect.states import Completed
 
 from flows.artifacts import Artifacts
 from flows.progress import Published
-from flows.tasks import perform
+from flows.tasks import WAITS, perform
 from flows.work import Work
 from pipeline.artefacts.runs import run_root
+from pipeline.errors import NeedsDecision
 
 
 def walk(work: Work) -> None:
@@ -36,7 +39,15 @@ def walk_here(work: Work) -> None:
         persist_result=False,
         retries=0,
     )
-    def parts_in_order(recipe: str, workspace: str) -> None:
-        walk(work)
+    def parts_in_order(recipe: str, workspace: str) -> Any:
+        try:
+            walk(work)
+        except NeedsDecision as question:
+            return Completed(data=question, name=WAITS, message=str(question))
+        return Completed(data=None)
 
-    parts_in_order(str(work.job.recipe_path), str(work.job.workspace.root))
+    words = str(work.job.recipe_path), str(work.job.workspace.root)
+    ended: Any = parts_in_order(*words, return_state=True)
+    waits = ended.result()
+    if waits is not None:
+        raise waits

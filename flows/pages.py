@@ -60,10 +60,18 @@ def round_page(folder: BuildFolder, ledger: Ledger, row: RoundRow) -> str:
         "",
         "In full size: " + f"`{grid}`" if grid.exists() else "",
         "",
-        "    urushi status",
-        f"    urushi rebuild {name} --round {number}",
+        *_to_type(ledger, row),
     ]
     return "\n".join(lines)
+
+
+def _to_type(ledger: Ledger, row: RoundRow) -> list[str]:
+    name, number = ledger.build, row.round
+    return [
+        f"    urushi approve {name} continue | redo --lr-scale 0.5 | stop     (where it asks)",
+        f"    urushi rebuild {name} --round {number}",
+        "    urushi status",
+    ]
 
 
 def _verdict(ledger: Ledger, row: RoundRow) -> str:

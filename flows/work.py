@@ -18,7 +18,7 @@ from pipeline.artefacts.runs import (
     run_root,
     write_run,
 )
-from pipeline.errors import GateStopped, Interrupted, UrushiError
+from pipeline.errors import GateStopped, Interrupted, NeedsDecision, UrushiError
 from pipeline.models.inspect import inspect, require_supported
 from pipeline.progress import Progress
 from pipeline.stages import DATA_STAGES
@@ -149,6 +149,8 @@ class _Log:
         with suppress(UrushiError, OSError):
             if isinstance(error, GateStopped):
                 self._write("stopped by the gate", str(error))
+            elif isinstance(error, NeedsDecision):
+                self._write("waiting", str(error))
             elif isinstance(error, Exception) and not isinstance(error, Interrupted):
                 self._write("failed", str(error) or type(error).__name__)
             else:

@@ -41,3 +41,13 @@ class Interrupted(UrushiError):
     """Someone asked it to stop; it is saved, and goes on when run again. Exit code 130."""
 
     exit_code = 130
+
+
+class NeedsDecision(UrushiError):
+    """A round waits for a person, who looks at it and says how to go on. Exit code 5."""
+
+    exit_code = 5
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.round = number

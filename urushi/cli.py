@@ -3,7 +3,7 @@
 Verbs import what they need when they run, so that `urushi --help` answers at once.
 
 Exit codes: 0 done; 1 failed; 2 the request is wrong; 3 no room left on the disk, nothing lost;
-4 the gate stopped the build; 130 interrupted, resumable.
+4 the gate stopped the build; 5 a round waits for your decision; 130 interrupted, resumable.
 """
 
 import os

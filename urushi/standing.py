@@ -1,4 +1,4 @@
-"""`urushi up`, `deploy`, `serve`, `doctor`, `drain`: builds of days, on a schedule, unattended."""
+"""`urushi up`, `deploy`, `serve`, `doctor`, `drain`, `approve`: builds of days, on a schedule."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.errors import RequestError
-from urushi.options import WORKSPACE, Recipe, WorkspaceFolder
+from urushi.options import WORKSPACE, Build, Recipe, WorkspaceFolder
 
 Cron = Annotated[
     str | None,
@@ -128,6 +128,28 @@ def drain(
         print("Nothing ran here. The pool is paused until the next `urushi up`.")
 
 
+def approve(
+    build: Build,
+    decision: Annotated[
+        Literal["continue", "redo", "stop"],
+        typer.Argument(help="Of the round that waits.", show_default=False),
+    ],
+    strength: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="Merge the round at this strength.", show_default=False),
+    ] = None,
+    lr_scale: Annotated[
+        float,
+        typer.Option(metavar="F", help="Factor on the later rounds' rate; with redo, on its own."),
+    ] = 1.0,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Answers a build whose recipe says approve = "each round"; a suspended run then goes on."""
+    from urushi.approve import answer
+
+    answer(build, decision, strength, lr_scale, workspace)
+
+
 def _connect(workspace: Path) -> None:
     _require_prefect()
     from flows.address import connect
@@ -151,4 +173,4 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-VERBS: tuple[Callable[..., Any], ...] = (up, deploy, serve, doctor, drain)
+VERBS: tuple[Callable[..., Any], ...] = (up, deploy, serve, doctor, drain, approve)

@@ -20,14 +20,15 @@ from pipeline.artefacts.records import Record
 RUN_FILE = "last_run.json"
 RUN_LOCK = ".run.lock"
 
-State = Literal["running", "finished", "failed", "interrupted", "stopped by the gate"]
+State = Literal["running", "finished", "failed", "interrupted", "stopped by the gate", "waiting"]
 
 
 class RunRecord(Record):
     """How far the last run got."""
 
     state: State
-    """"running" where no process holds the run's lock means that it was killed."""
+    """"running" where no process holds the run's lock means that it was killed; "waiting", that a
+    round waits for a person's decision."""
     part: str | None
     """The stage or part that runs, failed or was interrupted."""
     error: str | None

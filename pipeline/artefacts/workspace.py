@@ -91,6 +91,11 @@ class RoundFolder:
         return self.root / "grid.png"
 
     @property
+    def decisions(self) -> Path:
+        """What a person was asked about the round, and answered."""
+        return self.root / "decisions.json"
+
+    @property
     def samples(self) -> Path:
         return self.root / "samples"
 

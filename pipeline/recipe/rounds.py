@@ -66,6 +66,13 @@ class Rounds(Section):
     """The build stops when its deltas' norm is this share of that of the weights they change."""
     hours: Positive | None = None
     """No round is begun when those before it have taken so many hours."""
+    approve: Literal["no", "each round"] = "no"
+    """each round: after every round the build waits for `urushi approve BUILD`, or for the form in
+    Prefect's interface."""
+    approve_hours: Positive | None = None
+    """How long it waits for an answer; default: for ever."""
+    approve_default: Literal["continue", "stop"] = "continue"
+    """What is done when nobody answered within approve_hours."""
     held_out: float = Field(0.05, gt=0, lt=0.5)
     """Share of the pictures kept from training to choose and judge by (at least 4, at most 512)."""
     held_out_timesteps: int = Field(4, ge=1, le=64)
@@ -80,6 +87,12 @@ class Rounds(Section):
             raise ValueError(
                 "has a list in learning_rate and a decay: a list gives each round's rate already"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _asks_for_what_it_waits(self) -> Self:
+        if self.approve == "no" and self.approve_hours is not None:
+            raise ValueError('has approve_hours, and approve = "no" asks nobody: set "each round"')
         return self
 
     @property
@@ -136,3 +149,5 @@ class RoundLaw:
     """None: searched on held-out loss."""
     train: Train
     """[train] with what this round overrides."""
+    redone: int = 0
+    """How often a person had the round done again, each time with another seed."""

@@ -6,6 +6,7 @@ from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Receipt
 from pipeline.errors import UrushiError
 from pipeline.recipe import RoundLaw
+from pipeline.rounds.approval import stopped_by
 from pipeline.rounds.chain import Link, was_laid
 from pipeline.rounds.choice import Choice, chosen
 from pipeline.rounds.rates import laws
@@ -63,6 +64,9 @@ def history(job: Job, last: int) -> History:
             links = (*links, _link(job, law, choice, receipt))
         laid.append(Laid(law, choice, receipt, links))
         stop = why_stop(_past(job, laid), _limits(job, laid))
+        who = stopped_by(job, law.number)
+        if who is not None:
+            stop = Stop("decision", law.number, f"that was the decision ({who})")
         if stop is not None and law.number < len(every):
             return History(tuple(laid), None, stop)
     return History(tuple(laid), None, None)

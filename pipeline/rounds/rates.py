@@ -16,6 +16,7 @@ from pipeline.artefacts.receipts import done, write_receipt
 from pipeline.artefacts.records import Record
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
+from pipeline.rounds.approval import decided
 from pipeline.rounds.evaluate import HeldOut
 from pipeline.rounds.pictures import pictures
 from pipeline.rounds.strength import search
@@ -40,7 +41,11 @@ class Found(Record):
 
 
 def laws(job: Job) -> tuple[RoundLaw, ...]:
-    """The recipe's rounds, with the rate that the trials found, if they were made."""
+    """The recipe's rounds, with the rate that trials found and with what people decided since."""
+    return decided(job, _with_found_rate(job))
+
+
+def _with_found_rate(job: Job) -> tuple[RoundLaw, ...]:
     every = job.recipe.law()
     if all(law.learning_rate is not None for law in every):
         return every

@@ -25,6 +25,7 @@ from pipeline.errors import RequestError
 from pipeline.preview.stage import make_round_grid
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
+from pipeline.rounds.approval import approve
 from pipeline.rounds.chain import Link, lay, was_laid
 from pipeline.rounds.choice import Choice, choose, chosen
 from pipeline.rounds.finish import finish, is_finished
@@ -56,7 +57,7 @@ def parts(job: Job) -> tuple[Part, ...]:
     if rounds.learning_rate == "auto":
         listed.append(Part("rate", _locked(find_rate)))
     for law in job.recipe.law():
-        for name, run in _ROUND_PARTS:
+        for name, run in (*_ROUND_PARTS, *(_ASKING if rounds.approve == "each round" else ())):
             listed.append(
                 Part(f"round-{law.number:02d}-{name}", _locked_round(name, run, law.number))
             )
@@ -217,7 +218,7 @@ def refit_sentence(found: Refitted) -> str:
     return f"strengths {strengths} together, {losses}"
 
 
-_WITHOUT_GPU = ("merge",)
+_WITHOUT_GPU = ("merge", "approve")
 """Parts that need not wait for the card."""
 _ROUND_PARTS: tuple[tuple[str, RoundPart], ...] = (
     ("train", _train),
@@ -225,6 +226,8 @@ _ROUND_PARTS: tuple[tuple[str, RoundPart], ...] = (
     ("merge", _merge),
     ("preview", _preview),
 )
+_ASKING: tuple[tuple[str, RoundPart], ...] = (("approve", approve),)
+"""Parts of a round where the recipe wants a person's word."""
 
 
 def _write_recipe(job: Job) -> None:

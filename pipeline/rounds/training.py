@@ -34,7 +34,8 @@ def training(
     apart = anchor.split.md5s if anchor else frozenset()
     learnt = tuple(md5 for md5 in seen.train if md5 not in apart)
     rate = law.learning_rate * RETRY_RATE ** (attempt - 1)
-    seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt)
+    again = ("redone", law.redone) if law.redone else ()
+    seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt, *again)
     train = law.train.model_dump(mode="json", exclude=set(Running.model_fields))
     settings = {
         "version": VERSIONS["train"],

@@ -1,0 +1,152 @@
+"""A round that waits for a person: the flow run is suspended, and the GPU is free.
+
+The answer is a file in the build (pipeline.artefacts.decisions). `urushi approve` writes it and
+resumes the run; the form in Prefect's interface resumes the run, which writes it first thing.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import PrefectException
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from flows.deploy import TAG
+from flows.generations import newest
+from pipeline.artefacts.decisions import Decisions, decide, overdue, read_decisions
+from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.runs import run_root
+from pipeline.errors import UrushiError
+
+FORM = "Prefect's form"
+
+
+class Approve(RunInput):
+    """The form."""
+
+    decision: Literal["continue", "redo", "stop"] = "continue"
+    strength: float | None = Field(None, ge=0, le=2, title="merge this round at this strength")
+    lr_scale: float = Field(1.0, gt=0, le=100, title="factor on the learning rate")
+
+
+def take_answer(job: Job) -> None:
+    """Writes what the form was answered into the build; suspends this run while nobody answered.
+
+    Returns at once where no question waits. Call it inside the flow, with no lock held.
+    """
+    waiting = question(job)
+    if waiting is None:
+        return
+    number, found = waiting
+    # The key is the question's: a run that is resumed gets its answer here, and any other waits.
+    answer = suspend_flow_run(
+        wait_for_input=Approve.with_initial_data(description=_described(job, number)),
+        key=f"round-{number:02d}-{len(found.asked)}",
+        timeout=365 * 86_400,
+    )
+    if read_decisions(_path(job, number)).waiting:
+        decide(
+            _path(job, number),
+            answer.decision,
+            who=FORM,
+            strength=answer.strength,
+            lr_scale=answer.lr_scale,
+        )
+
+
+def question(job: Job) -> tuple[int, Decisions] | None:
+    """The round that a person is asked about, with all its questions; None where none waits."""
+    if job.build is None:
+        return None
+    for law in job.recipe.law():
+        found = read_decisions(_path(job, law.number))
+        if found.waiting:
+            return law.number, found
+    return None
+
+
+def resume_build(build: Path) -> list[str]:
+    """Resumes the suspended runs of a build's folder; returns their names.
+
+    Raises:
+        UrushiError: the server does not answer.
+    """
+    resumed = []
+    try:
+        with get_client(sync_client=True) as client:
+            for run in suspended(client):
+                job = _job(run)
+                if job is not None and run_root(job) == build:
+                    client.resume_flow_run(run.id, run_input=Approve().model_dump())
+                    resumed.append(run.name)
+    except (httpx.HTTPError, PrefectException) as error:
+        raise UrushiError(f"Prefect's server does not answer ({error}).") from error
+    return resumed
+
+
+def settle(client: SyncPrefectClient, mine: str) -> Iterable[tuple[str, str]]:
+    """Resumes runs of this machine (`mine` is its tag) whose question has its answer.
+
+    Where nobody answered within [rounds].approve_hours, the recipe's default is the answer.
+    Yields (run, what was done).
+    """
+    for run in suspended(client):
+        job = _job(run) if mine in run.tags else None
+        if job is None:
+            continue
+        waiting = question(job)
+        said = "its question is answered; resumed"
+        if waiting is not None:
+            rounds = job.recipe.rounds
+            if not overdue(waiting[1], rounds.approve_hours):
+                continue
+            who = f"nobody for {rounds.approve_hours:g} hours"
+            decide(_path(job, waiting[0]), rounds.approve_default, who=who)
+            said = f"nobody answered; {rounds.approve_default}, as the recipe says"
+        client.resume_flow_run(run.id, run_input=Approve().model_dump())
+        yield run.name, said
+
+
+def suspended(client: SyncPrefectClient) -> list[FlowRun]:
+    """Runs of our deployments that wait."""
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])),
+        tags=FlowRunFilterTags(all_=[TAG]),
+    )
+    return client.read_flow_runs(flow_run_filter=wanted, limit=200)
+
+
+def _job(run: FlowRun) -> Job | None:
+    try:
+        job = load_job(Path(str(run.parameters["recipe"])), Path(str(run.parameters["workspace"])))
+        # A refresh may be at a later generation of the build.
+        if "least_new" in run.parameters:
+            job = newest(job)
+    except UrushiError:
+        return None
+    return job if job.build is not None else None
+
+
+def _path(job: Job, number: int) -> Path:
+    return job.folder.round(number).decisions
+
+
+def _described(job: Job, number: int) -> str:
+    name = job.recipe.name
+    return (
+        f"## Round {number} of {name}\n\n"
+        f"Its figures and grid are in the artifact `{name}-round-{number:02d}`. In a shell:\n\n"
+        f"    urushi approve {name} continue\n    urushi approve {name} redo --lr-scale 0.5\n"
+        f"    urushi approve {name} stop"
+    )

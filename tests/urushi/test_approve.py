@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from pipeline.artefacts.decisions import ask, read_decisions
+from pipeline.artefacts.workspace import Workspace
+
+
+def test_the_answer_is_written_into_the_build(urushi, tmp_path: Path) -> None:
+    folder = Workspace(tmp_path / "workspace").build("coat")
+    folder.root.mkdir(parents=True)
+    none = urushi("approve", "coat", "continue")
+    assert none.returncode == 2
+    assert "No round of coat waits for a decision" in none.stderr
+    ask(folder.round(2).decisions)
+    wrong = urushi("approve", "coat", "redo", "--lr-scale", "0")
+    assert wrong.returncode == 2
+    assert "lr_scale" in wrong.stderr
+    done = urushi("approve", "coat", "redo", "--lr-scale", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "coat, round 2: redo" in done.stdout
+    assert "Run the build's command again to go on." in done.stdout
+    found = read_decisions(folder.round(2).decisions)
+    assert not found.waiting
+    assert (found.redone, found.redo_scale) == (1, 0.5)
