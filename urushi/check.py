@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, download_fingerprint
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.receipts import done
-from pipeline.artefacts.records import ImageRecord, read_records
+from pipeline.artefacts.records import Alike, ImageRecord, read_records
 from pipeline.errors import RequestError
 from pipeline.models.configurations import SCHEDULER_FILE, configurations
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
@@ -106,8 +106,6 @@ def _alike(file: Path) -> int:
     """Pictures that look like another one."""
     if not file.exists():
         return 0
-    from pipeline.download.images import Alike
-
     return sum(len(group.md5s) - 1 for group in read_records(file, Alike))
 
 

@@ -16,7 +16,7 @@ from pipeline.recipe.caption import Tagger
 from pipeline.recipe.resize import Resize
 
 VERSIONS = {
-    "download": 1,
+    "download": 2,
     "caption": 2,
     "tags": 1,
     "resize": 2,
@@ -33,7 +33,7 @@ CAPTIONS_FILE = "captions.jsonl"
 INDEX_FILE = "index.jsonl"
 FAILURES_FILE = "failures.jsonl"
 ALIKE_FILE = "alike.jsonl"
-"""Groups of pictures that look alike, for a person to judge; no stage reads it."""
+"""Groups of pictures that look alike: Alike."""
 
 
 def download_fingerprint(dataset: DatasetRecipe) -> str:

@@ -37,6 +37,16 @@ class ImageRecord(Record):
     where the source does not say when it was posted."""
     texts: tuple[str, ...] = ()
     """Sentences about it in its owner's words, beside its tags."""
+    kin: tuple[str, ...] = ()
+    """Its posts, and those that they are variants of: "danbooru:123". Pictures that share one are
+    kept on one side of a held-out split."""
+
+
+class Alike(Record):
+    """Pictures that look alike, download -> rounds: kept on one side of a held-out split, and for a
+    person to judge. None of them is removed."""
+
+    md5s: tuple[str, ...]
 
 
 class CaptionRecord(Record):

@@ -197,6 +197,14 @@ def _record(site: str, path: str, posts: list[Facts], also: list[Facts]) -> Imag
         source=f"{site}:{oldest.post_id}",
         created_at=oldest.created_at,
         scored_at=scored_at(oldest.created_at, oldest.fetched_at),
+        kin=tuple(
+            dict.fromkeys(
+                f"{site}:{number}"
+                for post in (*posts, *also)
+                for number in (post.post_id, post.parent)
+                if number is not None
+            )
+        ),
     )
 
 

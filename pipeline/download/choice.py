@@ -11,7 +11,8 @@ from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
-from pipeline.download.likeness import Same, Seen
+from pipeline.artefacts.same import Same
+from pipeline.download.likeness import Seen
 from pipeline.download.moments import now
 from pipeline.download.rules import Rules
 from pipeline.download.store import Crawl, State, Store
@@ -59,6 +60,8 @@ class Facts:
     """When the site said all this."""
     tags: dict[str, list[str]]
     """By category."""
+    parent: int | None
+    """The post that it is a variant of, as the site says."""
 
 
 class Choice:
@@ -111,12 +114,12 @@ class Choice:
         with self._store.errors():
             rows = self._db.execute(
                 "SELECT f.md5, p.post_id, p.width, p.height, p.rating, p.score, p.created_at,"
-                " p.fetched_at"
+                " p.fetched_at, p.parent_id"
                 f" FROM temp.chosen f CROSS JOIN post p ON p.md5 = f.md5 {self._in_crawl()}"
                 f" WHERE {self._verdict()} IS NULL{one} ORDER BY f.md5, p.post_id",
                 (*self._bound(), *([] if md5 is None else [md5])),
             )
-            for name, post_id, width, height, rating, score, created_at, fetched_at in rows:
+            for name, post_id, width, height, rating, score, created_at, fetched_at, up in rows:
                 tags: dict[str, list[str]] = {}
                 for category, tag in self._db.execute(
                     "SELECT t.category, t.name FROM post_tag JOIN tag t USING (tag_id)"
@@ -125,7 +128,7 @@ class Choice:
                 ):
                     tags.setdefault(category, []).append(tag)
                 size = Size(width, height)
-                yield Facts(name, post_id, size, rating, score, created_at, fetched_at, tags)
+                yield Facts(name, post_id, size, rating, score, created_at, fetched_at, tags, up)
 
     def outstanding(self) -> tuple[int, int, int]:
         """Files that have not come to an end, their bytes as posts state them, and of how many no

@@ -7,15 +7,9 @@ from typing import Any
 from pipeline.artefacts.chain import ALIKE_FILE, FAILURES_FILE, IMAGES_FILE
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, Receipt, write_receipt
-from pipeline.artefacts.records import Failure, ImageRecord, Record, write_records
+from pipeline.artefacts.records import Alike, Failure, ImageRecord, write_records
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.likeness import Seen, alike
-
-
-class Alike(Record):
-    """Pictures that look alike, for a person to judge: none of them is removed."""
-
-    md5s: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.artefacts.same import Same
 from pipeline.recipe.size import Size
 
 GRID = 32
@@ -30,9 +30,6 @@ MANY = 64
 """Pictures that are compared each with each in one go."""
 PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Modes of 8 bits a channel, which 8-bit RGBA holds whole."""
-
-
-Thing = TypeVar("Thing", int, tuple[int, str])
 
 
 @dataclass(frozen=True)
@@ -52,30 +49,6 @@ class Seen:
     md5: str
     size: Size
     likeness: int
-
-
-class Same(Generic[Thing]):
-    """Things that were said to be the same as others, each pair by itself."""
-
-    def __init__(self) -> None:
-        self._toward: dict[Thing, Thing] = {}
-
-    def first(self, thing: Thing) -> Thing:
-        """The least of all that are the same as `thing`."""
-        toward = self._toward
-        while (there := toward.get(thing, thing)) != thing:
-            toward[thing] = toward.get(there, there)  # Halves the way for whoever comes next.
-            thing = there
-        return thing
-
-    def join(self, one: Thing, other: Thing) -> None:
-        least, most = sorted((self.first(one), self.first(other)))
-        if least != most:
-            self._toward[most] = least
-
-    def doubles(self) -> dict[Thing, Thing]:
-        """Each thing that is not the first of its kind, with the one that is."""
-        return {thing: self.first(thing) for thing in self._toward}
 
 
 def looks(image: Image.Image) -> Looks:

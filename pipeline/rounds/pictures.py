@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.artefacts.chain import INDEX_FILE
+from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, INDEX_FILE
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.records import LatentRecord, TextRecord, read_records
+from pipeline.artefacts.records import Alike, ImageRecord, LatentRecord, TextRecord, read_records
 from pipeline.models.places import CacheFolders, cache_folders
 from pipeline.recipe import RoundLaw
+from pipeline.rounds.groups import grouped
 from pipeline.rounds.split import Split, draw_split, frozen_split
 
 
@@ -39,12 +40,22 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
         rounds.held_out,
         rounds.held_out_timesteps,
         recipe.seed,
+        related(job.dataset_folder(dataset).images, there),
     )
     path = job.folder.split
     if dataset.name != job.datasets[0][1].name:
         path = path.with_name(f"heldout-{dataset.name}.json")
     split = frozen_split(path, split)
     return Pictures(folders, split, tuple(md5 for md5 in there if md5 not in split.md5s))
+
+
+@lru_cache(maxsize=8)
+def related(images: Path, md5s: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """`md5s` in groups that must not be parted, from what the download noted of them."""
+    records = read_records(images / IMAGES_FILE, ImageRecord)
+    near = images / ALIKE_FILE
+    alike = read_records(near, Alike) if near.exists() else []
+    return grouped(records, [group.md5s for group in alike], md5s)
 
 
 @lru_cache(maxsize=8)

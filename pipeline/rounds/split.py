@@ -53,15 +53,25 @@ class Split(Record):
 
 
 def draw_split(
-    dataset: str, latents: str, md5s: Sequence[str], share: float, timesteps: int, seed: int
+    dataset: str,
+    latents: str,
+    md5s: Sequence[str],
+    share: float,
+    timesteps: int,
+    seed: int,
+    groups: Sequence[Sequence[str]] | None = None,
 ) -> Split:
     """Picks `share` of `md5s` by a hash, at least 4 and at most 512, and freezes their draws.
 
-    A picture's place depends on the seed and its own md5 alone, so pictures that come later do not
-    move those that are here from one side to the other.
+    A picture's place depends on the seed and its group's md5s alone, so pictures that come later do
+    not move those that are here from one side to the other. Pictures of one group are all trained
+    on, or all choose, or all judge; a group larger than what is still wanted is passed over.
+
+    Args:
+        groups: of md5s that belong together; None: each by itself.
 
     Raises:
-        RequestError: too few pictures to keep any back.
+        RequestError: too few pictures to keep any back, or they belong together.
     """
     count = min(MOST, max(LEAST, round(share * len(md5s))))
     if len(md5s) < 2 * LEAST:
@@ -69,13 +79,28 @@ def draw_split(
             f"{dataset} has {len(md5s)} pictures; at least {2 * LEAST} are needed, "
             f"{LEAST} of them to judge the rounds by. Widen the query or add pictures."
         )
-    ranked = sorted(md5s, key=lambda md5: seed_of(seed, "held-out", md5))[:count]
+    ranked = sorted(
+        [(md5,) for md5 in md5s] if groups is None else groups,
+        key=lambda group: min(seed_of(seed, "held-out", md5) for md5 in group),
+    )
+    halves: tuple[list[str], list[str]] = ([], [])
+    order: list[str] = []
+    for group in ranked:
+        # The half that judges gets no more than it must: a group goes to the smaller one.
+        half = halves[0] if len(halves[0]) <= len(halves[1]) else halves[1]
+        if len(order) + len(group) <= count and len(half) + len(group) <= -(-count // 2):
+            half.extend(group)
+            order.extend(group)
+    if min(len(half) for half in halves) < LEAST // 2:
+        raise RequestError(
+            f"{dataset} has {len(md5s)} pictures, but so many of them are near-duplicates, "
+            f"variants or of one artist that {LEAST} to judge by cannot be kept apart. Raise "
+            "[rounds].held_out, widen the query or add pictures."
+        )
     return Split(
         dataset=dataset,
         latents=latents,
-        held_out=tuple(
-            _picture(md5, index % 2 == 0, timesteps, seed) for index, md5 in enumerate(ranked)
-        ),
+        held_out=tuple(_picture(md5, md5 in halves[0], timesteps, seed) for md5 in order),
     )
 
 

@@ -185,3 +185,8 @@ def test_more_rows_than_one_read_holds(store: Store, make_post: MakePost) -> Non
         seen.append(item.post_id)
     assert seen == list(range(2500, 100, -1))
     assert choice.outstanding() == (0, 0, 0)
+
+
+def test_a_variant_names_the_post_it_is_of(store: Store, make_post: MakePost) -> None:
+    choice = of(store, [make_post(2, parent_id=1), make_post(1)])
+    assert {facts.post_id: facts.parent for facts in choice.facts()} == {1: None, 2: 1}

@@ -43,6 +43,7 @@ def test_records_say_what_the_oldest_post_says(downloading, booru, corpus: Corpu
         assert (record.width, record.height) == oldest.size
         assert (record.score, record.rating) == (oldest.score, "general")
         assert record.source == f"danbooru:{oldest.id}"
+        assert {f"danbooru:{post.id}" for post in posts} <= set(record.kin)
         for category in ("general", "artist", "copyright", "character", "meta"):
             everyone = {tag for post in posts for tag in post.tags[category]}
             assert set(record.tags.get(category, ())) == everyone
