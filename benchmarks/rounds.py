@@ -190,7 +190,7 @@ def _core(where: few.Setting) -> Rows:
         yield f"{name} + refit", chain.result()
         laid[f"{name} + refit"] = chain
     yield "single, cosine", few.single(where, few.RANK).result()
-    single = few.single(where, few.RANK, few.constant)
+    single = few.single(where, few.RANK, few.CONSTANT)
     yield "single", single.result()
     stopped = few.early_stopped(where, single)
     yield "single, early stop", stopped.result()
@@ -215,7 +215,7 @@ def _rest(where: few.Setting) -> Rows:
         chain, held = few.rounds(where, few.anchored(where, few.searched, total))
         yield f"auto, anchor {label}", chain.result(held=held)
     for name, chain in (
-        ("total rank", few.single(where, few.RANK * few.ROUNDS, few.constant)),
+        ("total rank", few.single(where, few.RANK * few.ROUNDS, few.CONSTANT)),
         ("full", few.full(where, FULL_SHARE)),
     ):
         yield name, chain.result()

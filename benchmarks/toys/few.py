@@ -13,12 +13,16 @@ from torch import Tensor
 
 from benchmarks.toys.denoiser import Feed, Samples, fixed, losses, predicted
 from benchmarks.toys.pictures import blobs, gratings
-from benchmarks.toys.stack import Factors, Weights, adam, added, fresh
+from benchmarks.toys.stack import FALLING, Factors, Weights, adam, added, fresh
+from pipeline.recipe.rounds import DAMPED
+from pipeline.recipe.train import Train
 from pipeline.rounds.gate import ceiling, shrink
 from pipeline.rounds.refit import Vector, quadratic_of, refit
-from pipeline.rounds.strength import DAMPED, search
+from pipeline.rounds.strength import search
 
 RANK, ROUNDS, STEPS = 4, 5, 150
+CONSTANT = Train(scheduler="constant_with_warmup")
+"""The law of a LoRA that may be stopped anywhere."""
 LEARN, HELD_OUT, EACH = 64, 32, 8
 """Pictures, and timesteps of each held-out one."""
 
@@ -216,7 +220,7 @@ def rounds(where: Setting, rule: Rule) -> tuple[Chain, list[Tensor]]:
     return chain, held
 
 
-def single(where: Setting, rank: int, law: Callable[[int, int], float] | None = None) -> Chain:
+def single(where: Setting, rank: int, law: Train = FALLING) -> Chain:
     """One LoRA of as many steps; its five checkpoints' steps are the chain's deltas."""
     chain, done = Chain(where), []
     factors = fresh(chain.base, rank, [seed * 101 for seed in where.seeds])
@@ -257,11 +261,6 @@ def early_stopped(where: Setting, chain: Chain) -> Chain:
     return stopped
 
 
-def constant(step: int, steps: int) -> float:
-    """The law of a LoRA that may be stopped anywhere: a warm-up, then the peak."""
-    return min(1.0, (step + 1) / (0.05 * steps + 1))
-
-
 def _train(
     where: Setting,
     base: Weights,
@@ -269,7 +268,7 @@ def _train(
     feed: Feed,
     steps: int,
     after: Callable[[int], None] = lambda step: None,
-    law: Callable[[int, int], float] | None = None,
+    law: Train = FALLING,
 ) -> None:
     def loss(step: int) -> Tensor:
         return losses(base, where.biases, feed.next(), factors).mean(-1)

@@ -1,7 +1,7 @@
 """Pictures without end: what rounds reach in as many steps as one LoRA, by how a round starts.
 
 Rank 2, five rounds, strength 1, a cosine inside each round. The directions that a carried round
-keeps come from the program's own `pipeline.rounds.carry`.
+keeps come from the program's own `pipeline.train.carry`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.toys.denoiser import Feed, fixed, losses
 from benchmarks.toys.pictures import gratings
 from benchmarks.toys.stack import Factors, Weights, adam, added, fresh
-from pipeline.rounds.carry import Part, leading
+from pipeline.train.carry import Part, leading
 
 RANK, ROUNDS = 2, 5
 GRADIENT_BATCHES = 8

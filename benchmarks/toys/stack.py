@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.train.rate import cosine
+from pipeline.recipe.train import Train
+from pipeline.train.schedule import factor, warmup_steps
 
 Weights = list[Tensor]
 """Per layer (S, out, in): S replicas."""
@@ -18,7 +19,8 @@ Loss = Callable[[Weights, int], Tensor]
 """Effective weights and the step into (S,) losses."""
 
 BETAS, EPSILON = (0.9, 0.99), 1e-8
-WARMUP, FLOOR = 0.05, 0.1
+FALLING = Train()
+"""The program's own law: a warm-up and a cosine to a tenth."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ def adam(
     rates: Tensor,
     *,
     after: Callable[[int], None] = lambda step: None,
-    law: Callable[[int, int], float] | None = None,
+    law: Train = FALLING,
 ) -> None:
     """Trains `parameters` (S, …) in place by Adam, every replica at its own peak of `rates` (S,).
 
@@ -80,11 +82,11 @@ def adam(
     Args:
         loss: the step into (S,) losses.
         after: called with the number of steps done.
-        law: the factor on the peak at (step, steps); default: a warm-up and a cosine to a tenth.
+        law: of its schedule.
     """
     first = [torch.zeros_like(p) for p in parameters]
     second = [torch.zeros_like(p) for p in parameters]
-    factor = law or (lambda step, total: cosine(step, total, round(WARMUP * total), FLOOR))
+    warmup = warmup_steps(law, steps)
     for step in range(steps):
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -97,7 +99,7 @@ def adam(
         roots = torch._foreach_sqrt(torch._foreach_div(second, 1 - BETAS[1] ** (step + 1)))
         torch._foreach_add_(roots, EPSILON)
         moves = torch._foreach_div(first, roots)
-        rate = rates * (factor(step, steps) / (1 - BETAS[0] ** (step + 1)))
+        rate = rates * (factor(law, step, warmup, steps) / (1 - BETAS[0] ** (step + 1)))
         for parameter, move in zip(parameters, moves, strict=True):
             parameter.sub_(move * rate.view(-1, *[1] * (parameter.dim() - 1)))
         after(step + 1)

@@ -13,7 +13,7 @@ from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.gate import RETRY_RATE
 from pipeline.rounds.pictures import pictures
 from pipeline.train.counted import seed_of
-from pipeline.train.plan import RoundTraining
+from pipeline.train.plan import RoundTraining, Start
 from pipeline.train.rate import WHOLE, Phase, jagged
 
 
@@ -36,6 +36,7 @@ def training(
     rate = law.learning_rate * RETRY_RATE ** (attempt - 1)
     again = ("redone", law.redone) if law.redone else ()
     seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt, *again)
+    start = _start(job, base)
     train = law.train.model_dump(mode="json", exclude=set(Running.model_fields))
     settings = {
         "version": VERSIONS["train"],
@@ -52,6 +53,7 @@ def training(
         "epochs": law.epochs,
         "steps": law.steps,
         "phase": [phase.first, phase.last],
+        "start": start.policy,
     }
     return RoundTraining(
         folder=folder.train if attempt == 1 else folder.root / "retry",
@@ -69,6 +71,7 @@ def training(
         texts=seen.folders.text,
         stop=job.folder.stop,
         force=job.force,
+        start=start,
     )
 
 
@@ -82,3 +85,11 @@ def _phase(job: Job, law: RoundLaw) -> Phase:
     lengths = [tuple(getattr(each, unit) for each in laws) for unit in ("steps", "epochs")]
     whole = next((each for each in lengths if None not in each), (1,) * len(laws))
     return jagged(whole)[law.number - 1]
+
+
+def _start(job: Job, base: tuple[Link, ...]) -> Start:
+    """As the recipe says; where nothing was merged there is nothing to take over."""
+    policy = job.recipe.rounds.start
+    if not base:
+        return Start("fresh" if policy == "kept" else "gradient" if policy == "carried" else policy)
+    return Start(policy, tuple(link.lora for link in base), tuple(link.strength for link in base))

@@ -123,7 +123,7 @@ def set_strength(unet: UNet2DConditionModel, strength: float) -> None:
 def factors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """Under kohya's names: lora_down (r, in[, k, k]), lora_up (out, r[, 1, 1]) and alpha ()."""
     tensors = {}
-    for key, layer in _named(unet):
+    for key, layer in named(unet):
         down = layer.lora_A[NAME].weight
         up = layer.lora_B[NAME].weight
         tensors[f"{key}.lora_down.weight"] = down.detach().float().cpu().contiguous()
@@ -134,21 +134,21 @@ def factors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
 
 def set_factors(unet: UNet2DConditionModel, tensors: Mapping[str, Tensor]) -> None:
     """Puts factors saved by `factors` back into the attached adapter."""
-    for key, layer in _named(unet):
+    for key, layer in named(unet):
         layer.lora_A[NAME].weight.data.copy_(tensors[f"{key}.lora_down.weight"])
         layer.lora_B[NAME].weight.data.copy_(tensors[f"{key}.lora_up.weight"])
 
 
-def _named(unet: UNet2DConditionModel) -> Iterator[tuple[str, LoraLayer]]:
+def named(unet: UNet2DConditionModel) -> Iterator[tuple[str, LoraLayer]]:
     """(kohya's name, peft layer) of every adapted layer."""
     adapted = dict(layers(unet))
     for module, name in unet_names(unet, adapted).items():
         yield name, adapted[module]
 
 
-def save_lora(unet: UNet2DConditionModel, path: Path, metadata: Mapping[str, str]) -> None:
+def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a kohya-format file, in float32: late rounds' factors are too small for fp16."""
-    write_bytes(path, ordered(save(factors(unet), metadata=dict(metadata))))
+    write_bytes(path, ordered(save(dict(tensors), metadata=dict(metadata))))
 
 
 def load_lora(unet: UNet2DConditionModel, path: Path) -> None:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe.rounds import StartPolicy
 from pipeline.train.rate import Phase
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the LoRA starts, and the merged LoRAs before it, in order."""
+
+    policy: StartPolicy = "fresh"
+    loras: tuple[Path, ...] = ()
+    strengths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,3 +45,4 @@ class RoundTraining:
     """Where this file appears, the training saves, removes it and ends."""
     force: bool
     """Whether to go on from a resume point that was made under other settings."""
+    start: Start = Start()

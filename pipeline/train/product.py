@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.receipts import Receipt, write_receipt
 from pipeline.models.components import Family
-from pipeline.train.adapter import save_lora
+from pipeline.train.adapter import factors, save_lora
+from pipeline.train.carry import MARK, SHARE, net
 from pipeline.train.resume import clear_states
 from pipeline.train.run import Run
 
@@ -38,8 +39,10 @@ def write_product(run: Run) -> Receipt:
         metadata["ss_network_args"] = (
             f'{{"conv_dim": "{lora.conv_rank}", "conv_alpha": "{lora.convolution_alpha}"}}'
         )
+    if run.carried:
+        metadata[MARK] = f"{SHARE:g}"
     with run.judged():
-        save_lora(run.network, job.folder / LORA, metadata)
+        save_lora(net(factors(run.network), run.carried), job.folder / LORA, metadata)
     losses = run.losses.values
     write_json(job.folder / LOSSES, [round(loss, 6) for loss in losses])
     tail = losses[-max(1, len(losses) // 10) :]

@@ -20,6 +20,7 @@ from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
 from pipeline.train.ahead import Ahead, moved, pinned
+from pipeline.train.carry import carried_over
 from pipeline.train.conditioning import predict
 from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
@@ -30,6 +31,7 @@ from pipeline.train.optimizers import Group, judged, new_optimizer
 from pipeline.train.plan import RoundTraining
 from pipeline.train.resume import State, load_state, require_same, save_state, take
 from pipeline.train.schedule import new_schedule
+from pipeline.train.start import BATCHES, aim
 from pipeline.train.weighting import training_losses
 
 
@@ -67,7 +69,13 @@ class Run:
         if training.steps is not None:
             self._batches = training.steps * train.accumulation
         self.steps = -(-self._batches // train.accumulation)
-        unet, self.covered = load_network(recipe, training, self.accelerator.mixed_precision)
+        start = training.start
+        chain = zip(start.loras, start.strengths, strict=True)
+        self.carried = carried_over(tuple(chain)) if start.policy == "carried" else {}
+        """What the LoRA was given of the one before, and its saved file takes back."""
+        unet, self.covered = load_network(
+            recipe, training, self.accelerator.mixed_precision, self.carried
+        )
         self.network = unet
         self.parameters = {n: p for n, p in unet.named_parameters() if p.requires_grad}
         """What is trained, by name."""
@@ -82,6 +90,8 @@ class Run:
         if train.compile:
             unet.compile(dynamic=True)  # One compilation for all buckets.
         self._unet, self._optimizer = self.accelerator.prepare(unet, self._optimizer)
+        if start.policy in ("gradient", "carried") and load_state(training.folder) is None:
+            aim(self.network, self.carried, self._gradients)
         self._average: EMAModel | None = None
         if train.ema_decay:
             self._average = EMAModel(trained, decay=train.ema_decay, foreach=True)
@@ -176,6 +186,14 @@ class Run:
         self.losses.add(total)
         self.shown += share.samples
         self.step += 1
+
+    def _gradients(self) -> None:
+        """Adds the gradient of the first batches' mean loss to the factors'."""
+        for number in range(BATCHES):
+            batch = (number * self.devices + self.accelerator.process_index) % self._batches
+            inputs = moved(self._feed.at(batch), self.accelerator.device)
+            torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
+            self.accelerator.backward(self._losses(inputs).mean() / BATCHES)
 
     def _batches_of(self, step: int) -> range:
         """The batches of a step, counted over the whole round; the last step may have fewer."""

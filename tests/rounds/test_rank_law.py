@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.toys.linear import rank_law
-from pipeline.rounds.carry import Part, leading
+from pipeline.train.carry import Part, leading
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 16])

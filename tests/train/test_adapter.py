@@ -11,7 +11,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.recipe.lora import Lora
-from pipeline.train.adapter import attach, load_lora, save_lora, set_strength, targets, trainable
+from pipeline.train.adapter import (
+    attach,
+    factors,
+    load_lora,
+    save_lora,
+    set_strength,
+    targets,
+    trainable,
+)
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -81,7 +89,7 @@ def test_the_file_is_the_delta_at_every_strength(tmp_path: Path) -> None:
     adapted = new_unet()
     attach(adapted, Lora(rank=4, alpha=3, conv_rank=2, conv_alpha=1), seed=5)
     trained(adapted)
-    save_lora(adapted, tmp_path / "lora.safetensors", {"ss_network_dim": "4"})
+    save_lora(factors(adapted), tmp_path / "lora.safetensors", {"ss_network_dim": "4"})
     tensors = load_file(tmp_path / "lora.safetensors")
     for strength in (0.0, 0.4, 1.0):
         merged = new_unet()
@@ -105,10 +113,10 @@ def test_a_saved_lora_comes_back(tmp_path: Path) -> None:
     first, second = new_unet(), new_unet()
     attach(first, Lora(rank=4, conv_rank=2), seed=5)
     trained(first)
-    save_lora(first, tmp_path / "a.safetensors", {})
+    save_lora(factors(first), tmp_path / "a.safetensors", {})
     attach(second, Lora(rank=4, conv_rank=2), seed=6)
     load_lora(second, tmp_path / "a.safetensors")
-    save_lora(second, tmp_path / "b.safetensors", {})
+    save_lora(factors(second), tmp_path / "b.safetensors", {})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
