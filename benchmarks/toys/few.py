@@ -80,7 +80,7 @@ def setting(
         learn=learn,
         held_out=tuple(one for one in held for _ in rates),
         test=fixed(gratings(2048, 11), 4, 12),
-        anchor=fixed(blobs(512, 13), 4, 14),
+        anchor=fixed(blobs(256, 13), 2, 14),
         seeds=tuple(seed for seed in seeds for _ in rates),
         rates=torch.tensor([rate for _ in seeds for rate in rates]),
     )
@@ -141,13 +141,12 @@ class Chain:
         twin.deltas, twin.strengths = list(self.deltas), self.strengths.clone()
         return twin
 
-    def shrunk_to(self, most: Tensor) -> Result:
-        """All strengths of a replica by one factor, so that its anchor loss is at most its `most`.
-
-        most: (S,)
-        """
+    def shrunk_to(self, times: float) -> Result:
+        """All strengths of a replica by one factor, so that its anchor loss is at most `times` the
+        base's."""
+        limit = times * float(self._where.loss(self._where.weights, self._where.anchor))
         scales = []
-        for replica, limit in enumerate(most.tolist()):
+        for replica in range(self._where.replicas):
             strengths = self.strengths[replica].tolist()
 
             def anchor(

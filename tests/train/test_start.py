@@ -103,7 +103,8 @@ def test_the_saved_delta_is_what_training_saw(
     torch.testing.assert_close(said(load_unet(recipe.base, whole)), end, atol=3e-5, rtol=1e-4)
     nothing = laid(recipe, [*two, (training.folder / LORA, 0.0)], tmp_path / "nothing")
     for file in nothing.rglob("*.safetensors"):
-        assert file.read_bytes() == (merged / file.relative_to(nothing)).read_bytes()
+        before = load_file(merged / file.relative_to(nothing))
+        assert all(before[key].equal(tensor) for key, tensor in load_file(file).items())
     # The trained factors stand first, bit for bit.
     saved = load_file(training.folder / LORA)
     for name, layer in named(run.network):
