@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from flows.address import known
+from flows.scale import scaled
 from flows.server import started
 from flows.settings import prepare
 from flows.work import Part, PartRun, at_work
@@ -38,6 +39,7 @@ def run_recipe(
         BusyError: the same recipe runs already.
         UrushiError: whatever a part raised, unchanged.
     """
+    job = scaled(job)
     root, fingerprint = run_root(job), run_fingerprint(job)
     if parts is None and finished(root, fingerprint):
         progress.say(f"{root.name} is finished. Nothing to do.")

@@ -18,7 +18,7 @@ from pipeline.errors import RequestError, UrushiError
 from urushi import lora, standing
 from urushi.compare import compare
 from urushi.mix import mix
-from urushi.options import WORKSPACE, Build, Force, Recipe, WorkspaceFolder
+from urushi.options import WORKSPACE, Build, Force, Recipe, Workers, WorkspaceFolder
 
 INTERRUPTED = 130
 
@@ -228,6 +228,7 @@ def resize(
         bool,
         typer.Option("--show", help="Only show buckets, counts and losses, with a histogram."),
     ] = False,
+    workers: Workers = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
     """One stage: originals into pictures of the bucket ladder."""
@@ -238,15 +239,32 @@ def resize(
         return
     from urushi.run import run_stage
 
-    run_stage("resize", recipe, workspace)
+    run_stage("resize", recipe, workspace, workers=workers)
 
 
 @app.command()
-def cache(recipe: Recipe, workspace: WorkspaceFolder = WORKSPACE) -> None:
+def cache(
+    recipe: Recipe,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every shard first; damaged ones are made anew.")
+    ] = False,
+    why: Annotated[bool, typer.Option("--why", help="Only say what is stale, and why.")] = False,
+    workers: Workers = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
     """One stage: pictures and captions into shards for training."""
+    if why:
+        from urushi.cache import print_reasons
+
+        print_reasons(recipe, workspace)
+        return
+    if verify:
+        from urushi.cache import verify_shards
+
+        verify_shards(recipe, workspace)
     from urushi.run import run_stage
 
-    run_stage("cache", recipe, workspace)
+    run_stage("cache", recipe, workspace, workers=workers)
 
 
 @app.command()

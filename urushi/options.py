@@ -27,4 +27,13 @@ Force = Annotated[
         "--force", help="Go on with a half-trained round though its settings were changed."
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Processes on this machine; [scale] in the recipe says so for good.",
+        show_default="one per core or GPU",
+    ),
+]
 WORKSPACE = Path("workspace")

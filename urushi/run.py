@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from flows.scale import scaled
 from pipeline.artefacts.files import read_json, write_json
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.locks import locked
@@ -76,9 +77,11 @@ def print_products(job: Job) -> None:
             print(f"{what:<11} {path}")
 
 
-def run_stage(name: str, recipe: Path, workspace: Path, *, force: bool = False) -> None:
-    """One stage, without Prefect; `force` as in `run_all`."""
-    job = replace(load_job(recipe, workspace), force=force)
+def run_stage(
+    name: str, recipe: Path, workspace: Path, *, force: bool = False, workers: int | None = None
+) -> None:
+    """One stage, without Prefect; `force` as in `run_all`; `workers` are processes."""
+    job = scaled(replace(load_job(recipe, workspace), force=force), workers)
     outcome = stage(name).run(job, Terminal())
     state = "already done" if outcome.already else "done"
     print(f"{name}: {state}{': ' if outcome.summary else ''}{outcome.summary}")

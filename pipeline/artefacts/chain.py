@@ -12,6 +12,8 @@ from pipeline.artefacts.receipts import Receipt, done
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
+from pipeline.recipe.base import Base
+from pipeline.recipe.cache import Cache
 from pipeline.recipe.caption import Tagger
 from pipeline.recipe.resize import Resize
 
@@ -21,10 +23,15 @@ VERSIONS = {
     "tags": 1,
     "resize": 2,
     "latents": 2,
-    "text": 1,
+    "text": 2,
     "train": 2,
 }
 """Raised when a stage's code changes what it makes, so that old products are made again."""
+
+LATENT_KEYS = ("arithmetic", "mirror", "recolour")
+"""Keys of [cache] that change latents; others say how they are made."""
+TEXT_KEYS = ("clip_skip", "tokens")
+"""Keys of [base] that change what text encoders give."""
 
 IMAGES_FILE = "images.jsonl"
 TAGGER_FILES = ("model.onnx", "selected_tags.csv")
@@ -122,13 +129,24 @@ def resize_fingerprint(resize: Resize, images: Receipt) -> str:
     )
 
 
-def latents_fingerprint(resized: str, vae: str) -> str:
-    """Of the resized pictures' fingerprint and the VAE's digest."""
-    return fingerprint(stage="latents", version=VERSIONS["latents"], resized=resized, vae=vae)
-
-
-def text_fingerprint(captions: str, text_encoders: str) -> str:
-    """Of the captions' fingerprint and the digest of text encoders and tokenizers."""
+def latents_fingerprint(resized: str, vae: str, cache: Cache) -> str:
+    """Of the resized pictures' fingerprint, the VAE's digest, and what [cache] makes of both."""
     return fingerprint(
-        stage="text", version=VERSIONS["text"], captions=captions, encoders=text_encoders
+        stage="latents",
+        version=VERSIONS["latents"],
+        resized=resized,
+        vae=vae,
+        **cache.model_dump(mode="json", include=set(LATENT_KEYS)),
+    )
+
+
+def text_fingerprint(captions: str, text_encoders: str, base: Base) -> str:
+    """Of the captions' fingerprint, the digest of text encoders and tokenizers, and how [base]
+    reads them."""
+    return fingerprint(
+        stage="text",
+        version=VERSIONS["text"],
+        captions=captions,
+        encoders=text_encoders,
+        **base.model_dump(mode="json", include=set(TEXT_KEYS)),
     )

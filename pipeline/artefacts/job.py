@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.artefacts.executor import Executor
 from pipeline.artefacts.files import read_json
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.workspace import SINGLE_FILE, BuildFolder, DatasetFolder, Workspace
@@ -32,6 +33,8 @@ class Job:
     """(file, recipe) of every dataset that the build uses, the main one first."""
     force: bool = False
     """Whether a half-trained round goes on though its recipe was changed."""
+    executor: Executor | None = None
+    """Where shards are resized and cached; None leaves it to the stage."""
 
     @cached_property
     def recipe(self) -> BuildRecipe:

@@ -66,6 +66,17 @@ def held(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Holds a folder that is there, without a file for it, and waits for whoever has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def take(descriptor: int) -> bool:
     """Takes the lock of an open file and signs it; whether it was free.
 

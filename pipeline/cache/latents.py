@@ -1,70 +1,122 @@
 """Pictures of one bucket into their posterior under the VAE: mean and log-variance, unscaled."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.artefacts.records import Failure, ResizedRecord
+from pipeline.artefacts.executor import Advance
+from pipeline.artefacts.records import Failure
+from pipeline.cache.encoded import Encoded
 from pipeline.cache.pictures import read_pixels
-from pipeline.cache.plan import Shard
-from pipeline.cache.shards import Encoded
-from pipeline.progress import Bar
+from pipeline.cache.plan import Look, Shard
+from pipeline.models.fitting import quiet
+
+READERS = 2
+"""Threads that read pictures ahead; decoders let go of Python's lock."""
+AHEAD = 3
+"""Batches read ahead: memory, for the case that one takes longer to read than to encode."""
+
+Batch = tuple[tuple[int, ...], Tensor | None, tuple[Failure, ...]]
+"""Places in the shard of what could be read, its pixels (B, 3, H, W) float32, and the failures."""
 
 
 class LatentEncoder:
-    """Encodes shards of pictures under `folder`, `batch_size` at a time, in float32 on `device`."""
+    """Encodes shards of pictures under `folder`, `batch_size` at a time, on `device`.
+
+    The next batches are read while one is encoded.
+    """
 
     def __init__(
-        self, vae: AutoencoderKL, folder: Path, batch_size: int, device: torch.device
+        self,
+        vae: AutoencoderKL,
+        folder: Path,
+        batch_size: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        compiled: bool = False,
     ) -> None:
         self._vae = vae.to(device)
+        if dtype != torch.float32:
+            with quiet():  # diffusers warns of layers to keep in float32, of which there are none.
+                self._vae.to(dtype)
+        if device.type == "cuda":
+            self._vae.to(memory_format=torch.channels_last)
+        if compiled:
+            self._vae.encoder = torch.compile(self._vae.encoder)
         self._folder = folder
         self._batch_size = batch_size
         self._device = device
+        self._dtype = dtype
 
-    def __call__(self, shard: Shard[ResizedRecord], bar: Bar) -> Encoded:
+    def __call__(self, shard: Shard[Look], advance: Advance) -> Encoded:
         """The shard's tensors "mean" and "logvar", (N, 4, h, w) float16, good rows only."""
-        rows: list[str] = []
+        rows: list[int] = []
         failures: list[Failure] = []
-        parts: list[Tensor] = []
-        for start in range(0, len(shard.items), self._batch_size):
-            batch = shard.items[start : start + self._batch_size]
-            readable, pixels = self._read(batch, failures)
-            if readable:
-                posterior = encode(self._vae, to_tensor(pixels).to(self._device)).cpu()
+        # Made when the first batch says how large: a shard is held once, not in parts and whole.
+        means, logvars = torch.empty(0), torch.empty(0)
+        for places, pixels, unread in self._batches(shard.items):
+            failures += unread
+            if pixels is not None:
+                posterior = encode(self._vae, self._moved(pixels)).cpu()
+                if not len(means):
+                    shape = (len(shard.items), posterior.shape[1] // 2, *posterior.shape[2:])
+                    means = torch.empty(shape, dtype=torch.float16)
+                    logvars = torch.empty(shape, dtype=torch.float16)
                 # After the cast: what float16 cannot hold is no latent either.
                 finite = posterior.isfinite().flatten(1).all(1)
-                parts.append(posterior[finite])
-                for md5, good in zip(readable, finite.tolist(), strict=True):
+                kept = slice(len(rows), len(rows) + int(finite.sum()))
+                means[kept], logvars[kept] = posterior[finite].chunk(2, dim=1)
+                for place, good in zip(places, finite.tolist(), strict=True):
                     if good:
-                        rows.append(md5)
+                        rows.append(place)
                     else:
                         reason = "the VAE gives NaN or infinity for it"
-                        failures.append(Failure(md5=md5, reason=reason))
-            bar.advance(len(batch))
-        if not rows:
-            return Encoded(b"", (), tuple(failures), {})
-        mean, logvar = torch.cat(parts).chunk(2, dim=1)
-        content = save({"mean": mean.contiguous(), "logvar": logvar.contiguous()})
-        return Encoded(content, tuple(rows), tuple(failures), {})
+                        failures.append(Failure(md5=shard.items[place].md5, reason=reason))
+            advance(len(places) + len(unread))
+        tensors = {"mean": means[: len(rows)], "logvar": logvars[: len(rows)]}
+        return Encoded(tensors, tuple(rows), tuple(failures), {})
 
-    def _read(
-        self, batch: Sequence[ResizedRecord], failures: list[Failure]
-    ) -> tuple[list[str], list[np.ndarray]]:
-        md5s, pictures = [], []
-        for record in batch:
-            pixels = read_pixels(self._folder, record)
+    def _moved(self, pixels: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return pixels.to(self._dtype)
+        pinned = pixels.pin_memory()
+        return pinned.to(
+            self._device, self._dtype, non_blocking=True, memory_format=torch.channels_last
+        )
+
+    def _batches(self, items: Sequence[Look]) -> Iterator[Batch]:
+        """In order, read ahead by AHEAD batches."""
+        starts = range(0, len(items), self._batch_size)
+        with ThreadPoolExecutor(READERS) as pool:
+            pending: deque[Future[Batch]] = deque()
+            try:
+                for start in starts:
+                    pending.append(pool.submit(self._read, items, start))
+                    if len(pending) > AHEAD:
+                        yield pending.popleft().result()
+                while pending:
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    def _read(self, items: Sequence[Look], start: int) -> Batch:
+        places, pictures, failures = [], [], []
+        for place in range(start, min(start + self._batch_size, len(items))):
+            pixels = read_pixels(self._folder, items[place])
             if isinstance(pixels, Failure):
                 failures.append(pixels)
             else:
-                md5s.append(record.md5)
+                places.append(place)
                 pictures.append(pixels)
-        return md5s, pictures
+        return tuple(places), to_tensor(pictures) if pictures else None, tuple(failures)
 
 
 def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:

@@ -1,30 +1,59 @@
-"""Pictures and captions into shards: which rows go into which file, in one order for ever."""
+"""Pictures and captions into shards: which entries go into which file, in one order for ever."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.records import CaptionRecord, ResizedRecord
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.recipe import Size
+from pipeline.recipe.cache import Cache
 
 FLOAT16 = 2
 """Bytes of a cached number."""
 POSTERIOR = 2
 """A latent is kept as mean and log-variance."""
+CHUNK = 77
+"""Tokens that a text encoder takes at once, start and end included."""
 MEGABYTE = 1_000_000
 OVERLONG = "cut_captions"
 """The name under which receipts count captions longer than the text encoder reads."""
 
-Item = TypeVar("Item", ResizedRecord, CaptionRecord)
+
+class Look(NamedTuple):
+    """One entry of a latent shard: a picture in a bucket, as it is, mirrored or recoloured."""
+
+    md5: str
+    variant: int
+    """0 as it is; then mirrored, if that is asked for; then recoloured ones."""
+    mirrored: bool
+    recoloured: int
+    """Which recolouring, from 1; 0 for none."""
+    file: str
+    bucket: Size
+    original: Size
+    left: int
+    top: int
+    """Pixels cut off, as the entry shows the picture."""
+
+
+class Text(NamedTuple):
+    """One entry of a text shard: a caption, or another text of the picture."""
+
+    md5: str
+    variant: int
+    text: str
+
+
+Item = TypeVar("Item", Look, Text)
 
 
 @dataclass(frozen=True)
 class Shard(Generic[Item]):
-    """Items that go into one file. A shard of pictures holds one bucket."""
+    """Entries that go into one file. A shard of looks holds one bucket."""
 
     name: str
     items: tuple[Item, ...]
@@ -35,8 +64,9 @@ class Shard(Generic[Item]):
         return f"{Path(self.name).stem}.receipt.json"
 
     def fingerprint(self, of: str) -> str:
-        """Of its rows in order, within the cache whose fingerprint is `of`."""
-        return fingerprint(cache=of, shard=self.name, rows=[item.md5 for item in self.items])
+        """Of its entries in order, within the cache whose fingerprint is `of`."""
+        rows = [[item.md5, item.variant] for item in self.items]
+        return fingerprint(cache=of, shard=self.name, rows=rows)
 
 
 def latent_row_bytes(size: Size, vae: dict[str, Any]) -> int:
@@ -49,35 +79,60 @@ def latent_row_bytes(size: Size, vae: dict[str, Any]) -> int:
     return POSTERIOR * FLOAT16 * numbers
 
 
-def text_row_bytes(encoder: dict[str, Any]) -> int:
-    """What one caption takes in a shard, by the text encoder's configuration."""
-    return FLOAT16 * int(encoder["max_position_embeddings"]) * int(encoder["hidden_size"])
+def text_row_bytes(encoders: Sequence[dict[str, Any]], chunks: int) -> int:
+    """What one caption takes in a shard, by its text encoders' configurations."""
+    hidden = sum(int(encoder["hidden_size"]) for encoder in encoders)
+    pooled = int(encoders[-1]["projection_dim"]) if len(encoders) > 1 else 0
+    return FLOAT16 * (CHUNK * chunks * hidden + pooled)
+
+
+def looks(record: ResizedRecord, cache: Cache) -> Iterable[Look]:
+    """Every entry of a picture in one bucket."""
+    plain = Look(
+        record.md5,
+        0,
+        False,
+        0,
+        record.file,
+        Size(record.width, record.height),
+        Size(record.original_width, record.original_height),
+        record.crop_left,
+        record.crop_top,
+    )
+    found = [plain]
+    if cache.mirror:
+        left = record.scaled_width - record.width - record.crop_left
+        found.append(plain._replace(variant=1, mirrored=True, left=left))
+    for number in range(1, cache.recolour + 1):
+        # Of a picture that is mirrored too, every second recolouring is.
+        model = found[number % 2] if cache.mirror else plain
+        found.append(model._replace(variant=len(found), recoloured=number))
+    return found
 
 
 def latent_shards(
-    pictures: Iterable[ResizedRecord], vae: dict[str, Any], megabytes: float
-) -> tuple[Shard[ResizedRecord], ...]:
-    """One bucket after the other, pictures in order of md5, files closed at `megabytes`."""
-
-    def bucket(picture: ResizedRecord) -> Size:
-        return Size(picture.width, picture.height)
-
-    ordered = sorted(pictures, key=lambda picture: (bucket(picture), picture.md5))
+    pictures: Iterable[ResizedRecord], vae: dict[str, Any], cache: Cache
+) -> tuple[Shard[Look], ...]:
+    """One bucket after the other, entries in order of md5, files closed at the size asked for."""
+    entries = [look for picture in pictures for look in looks(picture, cache)]
+    entries.sort(key=lambda look: (look.bucket, look.md5, look.variant))
     runs = [
         run
-        for size, group in groupby(ordered, key=bucket)
-        for run in _runs(tuple(group), latent_row_bytes(size, vae), megabytes)
+        for size, group in groupby(entries, key=lambda look: look.bucket)
+        for run in _runs(tuple(group), latent_row_bytes(size, vae), cache.shard_megabytes)
     ]
     return tuple(Shard(f"latents-{i:05d}.safetensors", run) for i, run in enumerate(runs))
 
 
 def text_shards(
-    captions: Iterable[CaptionRecord], encoder: dict[str, Any], megabytes: float
-) -> tuple[Shard[CaptionRecord], ...]:
-    """The empty caption, then captions in order of md5, files closed at `megabytes`."""
-    empty = CaptionRecord(md5=EMPTY_CAPTION, caption="", score=None)
-    ordered = (empty, *sorted(captions, key=lambda caption: caption.md5))
-    runs = _runs(ordered, text_row_bytes(encoder), megabytes)
+    captions: Iterable[CaptionRecord], row_bytes: int, megabytes: float
+) -> tuple[Shard[Text], ...]:
+    """The empty caption, then all texts in order of md5, files closed at `megabytes`."""
+    entries = [Text(EMPTY_CAPTION, 0, "")]
+    for caption in sorted(captions, key=lambda caption: caption.md5):
+        texts = (caption.caption, *caption.texts)
+        entries += [Text(caption.md5, number, text) for number, text in enumerate(texts)]
+    runs = _runs(entries, row_bytes, megabytes)
     return tuple(Shard(f"text-{i:05d}.safetensors", run) for i, run in enumerate(runs))
 
 

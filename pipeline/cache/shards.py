@@ -1,35 +1,43 @@
-"""Shards onto disk, one after the other, each with a receipt: a kill costs the one being made.
+"""Shards onto disk, each with a receipt: a kill costs those that are being made.
 
-When all are there, the index, the failures and the receipt of the whole follow.
+When all are there, the index, the failures and the receipt of the whole follow. `make_shard` is a
+function of its task alone, so it runs here, in another process, or on another machine that sees
+the same files.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
 
 from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
-from pipeline.artefacts.files import write_bytes
+from pipeline.artefacts.executor import Advance, Executor
+from pipeline.artefacts.files import atomic
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, LatentRecord, TextRecord, write_records
+from pipeline.cache.encoders import Model, encoder
 from pipeline.cache.plan import Item, Shard
 from pipeline.errors import UrushiError
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Progress
+
+ToRecord = Callable[[Item, str, int], LatentRecord | TextRecord]
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One shard's content: safetensors bytes (none where no row is good) and its rows' md5s."""
+class ShardTask(Generic[Item]):
+    """All that making one shard depends on."""
 
-    content: bytes
-    rows: tuple[str, ...]
-    failures: tuple[Failure, ...]
-    counts: dict[str, int]
-    """Other things worth counting, summed over shards into the receipt."""
+    folder: Path
+    stage: str
+    fingerprint: str
+    """Of the whole cache."""
+    shard: Shard[Item]
+    model: Model
 
-
-Encode = Callable[[Shard[Item], Bar], Encoded]
+    @property
+    def count(self) -> int:
+        return len(self.shard.items)
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,11 @@ class Work(Generic[Item]):
     stage: str
     fingerprint: str
     inputs: dict[str, Any]
+    """What the fingerprint is of, in words: `urushi cache --why` compares it."""
     source: str
     """Where to look when nothing comes out."""
     shards: tuple[Shard[Item], ...]
+    model: Model
     what: str
     unit: str
     required: frozenset[str] = frozenset()
@@ -50,48 +60,59 @@ class Work(Generic[Item]):
 
 
 def make(
-    work: Work[Item],
-    encoder: Callable[[], Encode[Item]],
-    record: Callable[[Item, str, int], LatentRecord | TextRecord],
-    progress: Progress,
+    work: Work[Item], executor: Executor, record: ToRecord[Item], progress: Progress
 ) -> Receipt:
     """Makes the shards that are missing and finishes the folder. Hold the dataset's lock.
 
-    `encoder` loads the model; it is called only where some shard is missing. `record` makes the
-    index's row from (item, shard, row).
+    The model is loaded only where some shard is missing. `record` makes the index's row from
+    (item, shard, row).
 
     Raises:
         UrushiError: not one row could be encoded, or not one that is required.
     """
     started = time.monotonic()
-    receipts = {shard.name: _proof(work, shard) for shard in work.shards}
-    missing = [shard for shard in work.shards if receipts[shard.name] is None]
+    missing = [shard for shard in work.shards if _proof(work, shard) is None]
     total = sum(len(shard.items) for shard in work.shards)
-    finished = total - sum(len(shard.items) for shard in missing)
     if missing:
-        encode = encoder()
+        finished = total - sum(len(shard.items) for shard in missing)
+        tasks = [
+            ShardTask(work.folder, work.stage, work.fingerprint, shard, work.model)
+            for shard in missing
+        ]
+        for shard in missing:  # One with failures is to be made again.
+            (work.folder / shard.receipt).unlink(missing_ok=True)
         with progress.bar(work.what, total, work.unit, done=finished) as bar:
-            for shard in missing:
-                receipts[shard.name] = _write(work, shard, encode(shard, bar))
-    found = [(shard, receipt) for shard in work.shards if (receipt := receipts[shard.name])]
-    return _finish(work, found, record, time.monotonic() - started)
+            try:
+                executor.run(make_shard, tasks, bar.advance)
+            finally:
+                encoder.cache_clear()
+    return _finish(work, record, time.monotonic() - started)
 
 
-def _proof(work: Work[Item], shard: Shard[Item]) -> Receipt | None:
-    """A shard's receipt, but not of one with failures: what could not be read may be there now."""
-    receipt = done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
-    return None if receipt is not None and receipt.summary["failures"] else receipt
+def make_shard(task: ShardTask[Item], advance: Advance) -> None:
+    """Encodes one shard and writes it, then its receipt.
 
-
-def _write(work: Work[Item], shard: Shard[Item], encoded: Encoded) -> Receipt:
-    path = work.folder / shard.name
+    Raises:
+        DiskFullError, RequestError: the folder cannot be written to, or the model not loaded.
+    """
+    shard = task.shard
+    of_shard = shard.fingerprint(task.fingerprint)
+    if done(task.folder, of_shard, name=shard.receipt) is not None:
+        advance(task.count)  # By a worker that was given up for lost.
+        return
+    encoded = encoder(task.model)(shard, advance)
+    path = task.folder / shard.name
     if encoded.rows:
-        write_bytes(path, encoded.content)
-    return write_receipt(
-        work.folder,
-        f"{work.stage} shard",
-        shard.fingerprint(work.fingerprint),
-        inputs={"cache": work.fingerprint},
+        # Imported here: what is finished needs no torch.
+        from safetensors.torch import save_file
+
+        with atomic(path) as temporary:
+            save_file(encoded.tensors, temporary)
+    write_receipt(
+        task.folder,
+        f"{task.stage} shard",
+        of_shard,
+        inputs={"cache": task.fingerprint},
         outputs=[path] if encoded.rows else [],
         summary={
             "rows": list(encoded.rows),
@@ -102,14 +123,28 @@ def _write(work: Work[Item], shard: Shard[Item], encoded: Encoded) -> Receipt:
     )
 
 
-def _finish(
-    work: Work[Item],
-    found: Sequence[tuple[Shard[Item], Receipt]],
-    record: Callable[[Item, str, int], LatentRecord | TextRecord],
-    seconds: float,
-) -> Receipt:
+def _proof(work: Work[Item], shard: Shard[Item]) -> Receipt | None:
+    """A shard's receipt, but not of one with failures: what could not be read may be there now."""
+    receipt = done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
+    return None if receipt is not None and receipt.summary["failures"] else receipt
+
+
+def _made(work: Work[Item], shard: Shard[Item]) -> Receipt:
+    receipt = done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
+    if receipt is None:
+        raise UrushiError(
+            f"{work.folder / shard.name} was made and is gone again. Does something else clear "
+            "this folder? Run `urushi cache` again."
+        )
+    return receipt
+
+
+def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt:
+    found = [(shard, _made(work, shard)) for shard in work.shards]
     records: list[LatentRecord | TextRecord] = [
-        row for shard, receipt in found for row in _records(shard, receipt, record)
+        record(shard.items[place], shard.name, row)
+        for shard, receipt in found
+        for row, place in enumerate(receipt.summary["rows"])
     ]
     failures = [Failure(**row) for _, receipt in found for row in receipt.summary["failures"]]
     failures.sort(key=lambda failure: failure.md5)
@@ -122,7 +157,7 @@ def _finish(
             f"({len(failures)} failures in {work.folder / FAILURES_FILE}). "
             f"Check {work.source} and run `urushi cache` again."
         )
-    _remove_strays(work, [shard for shard, _ in found])
+    _remove_strays(work)
     records.sort(key=_place)
     write_records(work.folder / INDEX_FILE, records)
     files: list[str] = [shard.name for shard, receipt in found if receipt.outputs]
@@ -142,15 +177,6 @@ def _finish(
     )
 
 
-def _records(
-    shard: Shard[Item],
-    receipt: Receipt,
-    record: Callable[[Item, str, int], LatentRecord | TextRecord],
-) -> list[LatentRecord | TextRecord]:
-    items = {item.md5: item for item in shard.items}
-    return [record(items[md5], shard.name, row) for row, md5 in enumerate(receipt.summary["rows"])]
-
-
 def _place(row: LatentRecord | TextRecord) -> tuple[str, int, int]:
     """A picture's largest bucket first, and its variants in order."""
     area = row.width * row.height if isinstance(row, LatentRecord) else 0
@@ -165,9 +191,9 @@ def _counts(receipts: Iterable[Receipt]) -> dict[str, int]:
     return total
 
 
-def _remove_strays(work: Work[Item], shards: Sequence[Shard[Item]]) -> None:
+def _remove_strays(work: Work[Item]) -> None:
     """Shards of another size, from a run that was stopped before the recipe was changed."""
-    kept = {name for shard in shards for name in (shard.name, shard.receipt)}
+    kept = {name for shard in work.shards for name in (shard.name, shard.receipt)}
     for pattern in ("*.safetensors", "*.receipt.json"):
         for path in work.folder.glob(pattern):
             if path.name not in kept:

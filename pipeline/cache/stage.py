@@ -2,13 +2,16 @@
 
     urushi cache RECIPE
 
-Latents are the VAE's posteriors, unscaled; texts the text encoder's final hidden states, with those
-of the empty caption under md5 "". What is finished loads no model.
+Latents are the VAE's posteriors, unscaled; texts the text encoders' hidden states, with those of
+the empty caption under md5 "". What is finished loads no model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.artefacts import chain
+from pipeline.artefacts.executor import Executor, Processes
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done
@@ -19,13 +22,18 @@ from pipeline.artefacts.records import (
     TextRecord,
     read_records,
 )
-from pipeline.cache.plan import OVERLONG, latent_shards, text_shards
-from pipeline.cache.shards import Encode, Work, make
+from pipeline.cache.encoders import LatentModel, TextModel
+from pipeline.cache.inputs import latent_inputs, text_inputs
+from pipeline.cache.plan import OVERLONG, Look, Text, latent_shards, text_row_bytes, text_shards
+from pipeline.cache.prune import prune
+from pipeline.cache.shards import Work, make
 from pipeline.errors import RequestError
-from pipeline.models.components import TEXT, VAE, Component
+from pipeline.models.components import TEXTS
 from pipeline.models.configurations import fetched_configurations
+from pipeline.models.family import family_of
 from pipeline.models.layout import read_configuration
 from pipeline.models.places import EMPTY_CAPTION, CacheFolders, cache_folders
+from pipeline.models.vae import check_arithmetic, vae_source
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe
 
@@ -45,6 +53,15 @@ class _Caching:
     def text_done(self) -> Receipt | None:
         return done(self.folders.text, self.folders.text_fingerprint)
 
+    def executor(self) -> Executor:
+        """By default a process for each GPU, and this one where there is one or none."""
+        if self.job.executor is not None and not isinstance(self.job.executor, Processes):
+            return self.job.executor
+        from torch.cuda import device_count
+
+        asked = self.job.executor.processes if self.job.executor is not None else device_count()
+        return Processes(max(1, asked), devices=device_count())
+
 
 def run(job: Job, progress: Progress) -> Outcome:
     """Caches every dataset of the job.
@@ -62,6 +79,12 @@ def run(job: Job, progress: Progress) -> Outcome:
             with locked(job.dataset_folder(dataset).root):
                 latents = caching.latents_done() or _make_latents(caching)
                 text = caching.text_done() or _make_text(caching)
+                prune(
+                    job.dataset_folder(dataset),
+                    job.recipe.cache.keep,
+                    {caching.folders.latents, caching.folders.text},
+                    progress,
+                )
             _report(caching, latents, text)
         lines.append(
             f"{dataset.name}: {latents.summary['latents']} latents in "
@@ -78,32 +101,29 @@ def _make_latents(caching: _Caching) -> Receipt:
             f"The pictures of {caching.dataset.name} are not resized yet. "
             "Run `urushi resize` first."
         )
+    base, settings = job.recipe.base, job.recipe.cache
+    check_arithmetic(job.recipe)
     pictures = read_records(folders.resized / chain.INDEX_FILE, ResizedRecord)
-    settings = job.recipe.cache
     work = Work(
         folder=folders.latents,
         stage="latents",
         fingerprint=folders.latents_fingerprint,
-        inputs={"resized": folders.resized_fingerprint, "base": str(job.recipe.base.checkpoint)},
-        shards=latent_shards(pictures, _configuration(job, VAE), settings.shard_megabytes),
-        source=f"{folders.resized} and the VAE of {job.recipe.base.checkpoint}",
+        inputs=latent_inputs(job, caching.dataset),
+        shards=latent_shards(pictures, vae_source(base, settings.vae).settings(), settings),
+        model=LatentModel(
+            base,
+            settings.vae,
+            folders.resized,
+            settings.batch_size,
+            settings.arithmetic,
+            settings.compile,
+        ),
+        source=f"{folders.resized} and the VAE of {settings.vae or base.checkpoint}",
         what=f"latents of {caching.dataset.name}",
         unit="picture",
     )
-
-    def encoder() -> Encode[ResizedRecord]:
-        from accelerate import PartialState
-
-        from pipeline.cache.latents import LatentEncoder
-        from pipeline.models.load import load_vae
-
-        # Not Accelerator(): it would fix the mixed precision of this whole process, which training
-        # chooses later.
-        device = PartialState().device
-        vae = load_vae(job.recipe.base)
-        return LatentEncoder(vae, folders.resized, settings.batch_size, device)
-
-    return make(work, encoder, _latent_record, caching.progress)
+    del pictures
+    return make(work, caching.executor(), _latent_record, caching.progress)
 
 
 def _make_text(caching: _Caching) -> Receipt:
@@ -113,52 +133,47 @@ def _make_text(caching: _Caching) -> Receipt:
             f"The captions of {caching.dataset.name} are not written yet. "
             "Run `urushi caption` first."
         )
+    base = job.recipe.base
     captions = read_records(folders.captions / chain.CAPTIONS_FILE, CaptionRecord)
-    megabytes = job.recipe.cache.shard_megabytes
+    row_bytes = text_row_bytes(_text_configurations(job), base.tokens // 75)
     work = Work(
         folder=folders.text,
         stage="text",
         fingerprint=folders.text_fingerprint,
-        inputs={"captions": folders.captions_fingerprint, "base": str(job.recipe.base.checkpoint)},
-        shards=text_shards(captions, _configuration(job, TEXT), megabytes),
-        source=f"the text encoder of {job.recipe.base.checkpoint}",
+        inputs=text_inputs(job, caching.dataset),
+        shards=text_shards(captions, row_bytes, job.recipe.cache.shard_megabytes),
+        model=TextModel(base),
+        source=f"the text encoder of {base.checkpoint}",
         what=f"texts of {caching.dataset.name}",
         unit="caption",
         required=frozenset({EMPTY_CAPTION}),
     )
-
-    def encoder() -> Encode[CaptionRecord]:
-        from accelerate import PartialState
-
-        from pipeline.cache.texts import TextEncoder
-        from pipeline.models.load import load_text
-
-        return TextEncoder(load_text(job.recipe.base).to(PartialState().device))
-
-    return make(work, encoder, _text_record, caching.progress)
+    return make(work, caching.executor(), _text_record, caching.progress)
 
 
-def _configuration(job: Job, component: Component) -> dict[str, object]:
+def _text_configurations(job: Job) -> Sequence[dict[str, Any]]:
     folder = fetched_configurations(job.recipe.base)
-    return read_configuration(folder / component.folder / "config.json")
+    texts = TEXTS[family_of(job.recipe.base)]
+    return [read_configuration(folder / text.folder / "config.json") for text in texts]
 
 
-def _latent_record(item: ResizedRecord, shard: str, row: int) -> LatentRecord:
+def _latent_record(item: Look, shard: str, row: int) -> LatentRecord:
     return LatentRecord(
         md5=item.md5,
         shard=shard,
         row=row,
-        width=item.width,
-        height=item.height,
-        original_width=item.original_width,
-        original_height=item.original_height,
-        crop_left=item.crop_left,
-        crop_top=item.crop_top,
+        width=item.bucket.width,
+        height=item.bucket.height,
+        original_width=item.original.width,
+        original_height=item.original.height,
+        crop_left=item.left,
+        crop_top=item.top,
+        variant=item.variant,
     )
 
 
-def _text_record(item: CaptionRecord, shard: str, row: int) -> TextRecord:
-    return TextRecord(md5=item.md5, shard=shard, row=row)
+def _text_record(item: Text, shard: str, row: int) -> TextRecord:
+    return TextRecord(md5=item.md5, shard=shard, row=row, variant=item.variant)
 
 
 def _report(caching: _Caching, latents: Receipt, text: Receipt) -> None:
@@ -169,7 +184,10 @@ def _report(caching: _Caching, latents: Receipt, text: Receipt) -> None:
     if failures := text.summary["failures"]:
         say(f"{name}: {failures} captions failed: {folders.text / chain.FAILURES_FILE}")
     if cut := text.summary.get(OVERLONG, 0):
-        say(f"{name}: {cut} captions are longer than the text encoder reads: their ends are cut")
+        say(
+            f"{name}: {cut} captions are longer than the {caching.job.recipe.base.tokens} tokens "
+            "of [base].tokens: their ends are cut"
+        )
     pictures = {r.md5 for r in read_records(folders.latents / chain.INDEX_FILE, LatentRecord)}
     captions = {r.md5 for r in read_records(folders.text / chain.INDEX_FILE, TextRecord)}
     captions.discard(EMPTY_CAPTION)

@@ -1,52 +1,56 @@
-"""Captions into the text encoder's hidden states."""
+"""Texts into the text encoders' hidden states and, of SDXL, pooled output."""
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from pipeline.artefacts.records import CaptionRecord, Failure
-from pipeline.cache.plan import OVERLONG, Shard
-from pipeline.cache.shards import Encoded
+from pipeline.artefacts.executor import Advance
+from pipeline.artefacts.records import Failure
+from pipeline.cache.encoded import Encoded
+from pipeline.cache.plan import OVERLONG, Shard, Text
 from pipeline.models.text import TextStack
-from pipeline.progress import Bar
 
 BATCH = 64
-"""Captions encoded together: at 77 tokens each, less memory than one picture takes in the VAE."""
+"""Texts encoded together: at 77 tokens each, less memory than one picture takes in the VAE."""
 
 
 class TextEncoder:
-    """Encodes shards of captions."""
+    """Encodes shards of texts."""
 
     def __init__(self, text: TextStack) -> None:
         self._text = text
 
-    def __call__(self, shard: Shard[CaptionRecord], bar: Bar) -> Encoded:
-        """The shard's tensors "hidden", (N, 77, D) float16, and for SDXL "pooled", (N, P) float16;
-        good rows only."""
-        rows: list[str] = []
+    def __call__(self, shard: Shard[Text], advance: Advance) -> Encoded:
+        """The shard's tensors "hidden", (N, 77 x chunks, D), and SDXL's "pooled", (N, P), both
+        float16, good rows only."""
+        text, count = self._text, len(shard.items)
+        hidden = torch.empty(count, text.length, text.width, dtype=torch.float16)
+        width = text.pooled_width
+        pooled = None if width is None else torch.empty(count, width, dtype=torch.float16)
+        rows: list[int] = []
         failures: list[Failure] = []
-        parts: dict[str, list[Tensor]] = {}
         overlong = 0
-        for start in range(0, len(shard.items), BATCH):
-            batch = shard.items[start : start + BATCH]
-            captions = [item.caption for item in batch]
-            encoded = self._text.encode(captions)._asdict().items()
-            tensors = {name: t.half().cpu() for name, t in encoded if t is not None}
-            sound = [tensor.isfinite().flatten(1).all(1) for tensor in tensors.values()]
-            finite = torch.stack(sound).all(0)
-            for name, tensor in tensors.items():
-                parts.setdefault(name, []).append(tensor[finite])
-            for item, good in zip(batch, finite.tolist(), strict=True):
+        batch_size = max(1, BATCH // text.chunks)
+        for start in range(0, count, batch_size):
+            batch = shard.items[start : start + batch_size]
+            captions = [item.text for item in batch]
+            states, pool = (None if t is None else t.half().cpu() for t in text.encode(captions))
+            assert states is not None
+            finite = states.isfinite().flatten(1).all(1)
+            if pool is not None:
+                finite &= pool.isfinite().all(1)
+            kept = slice(len(rows), len(rows) + int(finite.sum()))
+            hidden[kept] = states[finite]
+            if pooled is not None and pool is not None:
+                pooled[kept] = pool[finite]
+            for place, good in enumerate(finite.tolist()):
                 if good:
-                    rows.append(item.md5)
+                    rows.append(start + place)
                 else:
                     reason = "the text encoder gives NaN or infinity for it"
-                    failures.append(Failure(md5=item.md5, reason=reason))
-            overlong += self._text.overlong(captions)
-            bar.advance(len(batch))
-        counts = {OVERLONG: overlong}
-        if not rows:
-            return Encoded(b"", (), tuple(failures), counts)
-        return Encoded(
-            save({k: torch.cat(v) for k, v in parts.items()}), tuple(rows), tuple(failures), counts
-        )
+                    failures.append(Failure(md5=batch[place].md5, reason=reason))
+            overlong += text.overlong(captions)
+            advance(len(batch))
+        tensors: dict[str, Tensor] = {"hidden": hidden[: len(rows)]}
+        if pooled is not None:
+            tensors["pooled"] = pooled[: len(rows)]
+        return Encoded(tensors, tuple(rows), tuple(failures), {OVERLONG: overlong})

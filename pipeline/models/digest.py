@@ -91,7 +91,7 @@ class _Reading:
             "vae": fingerprint_of(self._component(VAE), self._settings(VAE)),
             "text": fingerprint_of(*texts),
         }
-        schedule = "" if self.folder is None else _canonical(self.folder / SCHEDULER_FILE)
+        schedule = "" if self.folder is None else canonical(self.folder / SCHEDULER_FILE)
         whole = fingerprint_of(*digests.values(), rest, self._settings(UNET), schedule)
         return asdict(ComponentDigests(**digests, whole=whole))
 
@@ -121,7 +121,7 @@ class _Reading:
     def _settings(self, component: Component) -> str:
         if self.folder is None:
             return self.hub
-        return _canonical(self.folder / component.folder / "config.json")
+        return canonical(self.folder / component.folder / "config.json")
 
     def _tokenizer_files(self, text: TextComponent) -> list[Path]:
         folder = Path(self.folder or "", text.tokenizer)
@@ -162,6 +162,7 @@ def _mapped(path: Path) -> Iterator[memoryview]:
         yield view
 
 
-def _canonical(configuration: Path) -> str:
+def canonical(configuration: Path) -> str:
+    """The digest of what a configuration says, whoever wrote it."""
     table = read_configuration(configuration)
     return fingerprint(**{k: v for k, v in table.items() if k not in VOLATILE})

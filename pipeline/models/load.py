@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionM
 from safetensors import safe_open
 from torch import Tensor
 
+from pipeline.errors import RequestError
 from pipeline.models.components import TEXTS, UNET, VAE, Component
 from pipeline.models.configurations import SCHEDULER_FILE, fetched_configurations
 from pipeline.models.encoders import load_reader
@@ -21,6 +22,7 @@ from pipeline.models.inspect import BaseFacts, inspect, require_supported
 from pipeline.models.layout import read_configuration, weights_of
 from pipeline.models.schedule import sampling_scheduler, training_scheduler
 from pipeline.models.text import TextStack
+from pipeline.models.vae import vae_source
 from pipeline.recipe.base import Base
 
 if TYPE_CHECKING:
@@ -39,10 +41,18 @@ def load_unet(base: Base, checkpoint: Path | None = None) -> UNet2DConditionMode
     return _network(UNet2DConditionModel, base, UNET, checkpoint)
 
 
-def load_vae(base: Base, checkpoint: Path | None = None) -> AutoencoderKL:
-    """The VAE, of `checkpoint` where that has one. Raises as `load_unet` does."""
+def load_vae(
+    base: Base, checkpoint: Path | None = None, override: Path | None = None
+) -> AutoencoderKL:
+    """The VAE: `override` (`[cache].vae`), else of `checkpoint` where that has one, else of `base`.
+
+    Raises as `load_unet` does.
+    """
     _supported(base)
-    return _network(AutoencoderKL, base, VAE, checkpoint)
+    if override is None:
+        return _network(AutoencoderKL, base, VAE, checkpoint)
+    source = vae_source(base, override)
+    return _frozen(AutoencoderKL, source.weights, source.configuration, source.component)
 
 
 def load_text(base: Base, checkpoint: Path | None = None) -> TextStack:
@@ -53,7 +63,13 @@ def load_text(base: Base, checkpoint: Path | None = None) -> TextStack:
     readers = (
         load_reader(_source(base, checkpoint, text), folder, text) for text in TEXTS[facts.family]
     )
-    return TextStack(tuple(readers))
+    stack = TextStack(tuple(readers), base.clip_skip, base.tokens // 75)
+    if facts.family == "sdxl" and base.clip_skip != 1:
+        raise RequestError(
+            f"[base].clip_skip is {base.clip_skip}, and {facts.path} is of SDXL, which always "
+            "reads the layer before the last. Take that line out."
+        )
+    return stack
 
 
 def load_scheduler(base: Base) -> DDPMScheduler:
@@ -118,8 +134,12 @@ def _source(base: Base, checkpoint: Path | None, component: Component) -> Path:
 def _network(
     kind: type[Network], base: Base, component: Component, checkpoint: Path | None
 ) -> Network:
-    folder = fetched_configurations(base)
-    source = _source(base, checkpoint, component)
+    return _frozen(
+        kind, _source(base, checkpoint, component), fetched_configurations(base), component
+    )
+
+
+def _frozen(kind: type[Network], source: Path, folder: Path, component: Component) -> Network:
     with quiet():
         if source.is_dir():
             network = _from_folder(kind, source, component)

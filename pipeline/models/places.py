@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.artefacts import chain
 from pipeline.artefacts.job import Job
 from pipeline.models.digest import component_digests
+from pipeline.models.vae import vae_digest
 from pipeline.recipe import DatasetRecipe
 
 EMPTY_CAPTION = ""
@@ -42,8 +43,9 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
     digests = component_digests(job.recipe.base, job.workspace.identities)
     resized = chain.resize_fingerprint(job.recipe.resize, images)
     captions = chain.caption_fingerprint(dataset, images, job.workspace.identities)
-    latents = chain.latents_fingerprint(resized, digests.vae)
-    text = chain.text_fingerprint(captions, digests.text)
+    vae = vae_digest(job.recipe, job.workspace.identities)
+    latents = chain.latents_fingerprint(resized, vae, job.recipe.cache)
+    text = chain.text_fingerprint(captions, digests.text, job.recipe.base)
     return CacheFolders(
         latents=folder.cache(latents),
         latents_fingerprint=latents,

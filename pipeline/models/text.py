@@ -3,6 +3,9 @@
 SD 1.5 has one encoder and takes its final hidden states. SDXL has two and takes the penultimate
 layer of both, joined, and the second one's pooled output (Podell et al. 2023, arXiv 2307.01952,
 section 2.1; StableDiffusionXLPipeline.encode_prompt).
+
+Captions of more than 75 tokens are cut into chunks of 75 that are encoded apart, each with a start
+and an end of its own, and joined, as A1111's web UI does; SDXL's pooled output is the first one's.
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ class Encoding(NamedTuple):
     """What captions come to."""
 
     hidden: Tensor
-    """(N, 77, D) float32: 768 features a token in SD 1.5, 2048 in SDXL."""
+    """(N, 77 x chunks, D) float32: 768 features a token in SD 1.5, 2048 in SDXL."""
     pooled: Tensor | None
     """(N, P) float32 in SDXL, 1280 features a caption; None in SD 1.5, which has none."""
 
@@ -35,24 +38,26 @@ class Reader:
 
     @property
     def length(self) -> int:
-        """Tokens per caption, start and end included: 77."""
+        """Tokens of a chunk, start and end included: 77."""
         return int(self.encoder.config.max_position_embeddings)
 
-    def tokens(self, captions: Sequence[str]) -> Tensor:
-        """(N, 77) int64 on the encoder's device, padded to the full length and cut there."""
-        tokens = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.length,
-            return_tensors="pt",
-        )
-        ids: Tensor = tokens.input_ids.to(self.encoder.device)
-        return ids
+    def tokens(self, captions: Sequence[str], chunks: int = 1) -> Tensor:
+        """(N, 77 x chunks) int64 on the encoder's device, padded to the full length, cut there."""
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        pad, inside = self.tokenizer.pad_token_id, self.length - 2
+        found = self.tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
+        rows = []
+        for caption in found:
+            row: list[int] = []
+            for chunk in range(chunks):
+                part = caption[chunk * inside : (chunk + 1) * inside]
+                row += [start, *part, end, *[pad] * (inside - len(part))]
+            rows.append(row)
+        return torch.tensor(rows, dtype=torch.int64, device=self.encoder.device)
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
-        """Tokens of each caption, uncut."""
-        ids = self.tokenizer(list(captions), truncation=False, verbose=False).input_ids
+        """Tokens of each caption, uncut, without start and end."""
+        ids = self.tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
         return [len(row) for row in ids]
 
 
@@ -61,11 +66,15 @@ class TextStack:
     """A family's text encoders, on one device, in the order in which their states are joined."""
 
     readers: tuple[Reader, ...]
+    clip_skip: int = 1
+    """SD 1.5's layer, counted from the end; 1 is the last. Others are put through the final norm,
+    as StableDiffusionPipeline.encode_prompt does (whose clip_skip is one less)."""
+    chunks: int = 1
 
     @property
     def length(self) -> int:
-        """Tokens per caption, start and end included: 77."""
-        return self.readers[0].length
+        """Tokens per caption, starts and ends included: 77 a chunk."""
+        return self.readers[0].length * self.chunks
 
     @property
     def width(self) -> int:
@@ -97,23 +106,41 @@ class TextStack:
                 torch.zeros(0, self.length, self.width, device=device),
                 None if pooled is None else torch.zeros(0, pooled, device=device),
             )
-        return self.forward([reader.tokens(captions) for reader in self.readers])
+        return self.forward([reader.tokens(captions, self.chunks) for reader in self.readers])
 
     def forward(self, tokens: Sequence[Tensor]) -> Encoding:
-        """As `encode`, from each reader's tokens, (N, 77) int64; gradients flow."""
+        """As `encode`, from each reader's tokens, (N, 77 x chunks) int64; gradients flow."""
+        count, length = tokens[0].shape[0], self.readers[0].length
+        chunks = [ids.reshape(-1, length) for ids in tokens]
         if not self._two:
-            hidden: Tensor = self.readers[0].encoder(tokens[0]).last_hidden_state
-            return Encoding(hidden.float(), None)
+            hidden = self._read_one(chunks[0])
+            return Encoding(hidden.reshape(count, -1, hidden.shape[-1]).float(), None)
         answers = [
             reader.encoder(ids, output_hidden_states=True)
-            for reader, ids in zip(self.readers, tokens, strict=True)
+            for reader, ids in zip(self.readers, chunks, strict=True)
         ]
         joined = torch.cat([answer.hidden_states[PENULTIMATE] for answer in answers], dim=-1)
-        return Encoding(joined.float(), answers[-1].text_embeds.float())
+        pooled = answers[-1].text_embeds
+        return Encoding(
+            joined.reshape(count, -1, joined.shape[-1]).float(),
+            pooled.reshape(count, -1, pooled.shape[-1])[:, 0].float(),
+        )
+
+    def _read_one(self, ids: Tensor) -> Tensor:
+        encoder = self.readers[0].encoder
+        hidden: Tensor
+        if self.clip_skip == 1:
+            hidden = encoder(ids).last_hidden_state
+            return hidden
+        layer = encoder(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
+        # transformers has moved the norm from inside `text_model` to the encoder itself.
+        hidden = getattr(encoder, "text_model", encoder).final_layer_norm(layer)
+        return hidden
 
     def overlong(self, captions: Sequence[str]) -> int:
         """How many of the captions have more tokens than fit, so that `encode` cuts their ends."""
         if not captions:
             return 0
+        most = (self.readers[0].length - 2) * self.chunks
         lengths = zip(*(reader.lengths(captions) for reader in self.readers), strict=True)
-        return sum(max(each) > self.length for each in lengths)
+        return sum(max(each) > most for each in lengths)

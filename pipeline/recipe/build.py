@@ -11,6 +11,7 @@ from pipeline.recipe.lora import Lora
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.resize import Resize
 from pipeline.recipe.rounds import DAMPED, Round, RoundLaw, Rounds
+from pipeline.recipe.scale import Scale
 from pipeline.recipe.section import Name, RecipePath, Section
 from pipeline.recipe.train import Train
 
@@ -38,6 +39,7 @@ class BuildRecipe(Section):
     round: tuple[Round, ...] = ()
     preview: Annotated[Preview, Field(default_factory=Preview)]
     card: Annotated[Card, Field(default_factory=Card)]
+    scale: Annotated[Scale, Field(default_factory=Scale)]
     silence: tuple[str, ...] = ()
     """Codes of `urushi check`'s warnings that you have thought about."""
 

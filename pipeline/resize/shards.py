@@ -7,14 +7,15 @@ alone, so it runs here, in another process, or on another machine that sees the 
 import io
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
+from pipeline.artefacts.executor import Advance
 from pipeline.artefacts.files import translated, write_bytes
 from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.locks import in_turn
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, ResizedRecord, write_records
 from pipeline.recipe.resize import Format
@@ -47,6 +48,10 @@ class ShardTask:
     ladders: tuple[Ladder, ...]
     format: Format
 
+    @property
+    def count(self) -> int:
+        return len(self.originals)
+
 
 def shard_folder(resized: Path, number: int) -> Path:
     """shards/00000 in the stage's folder."""
@@ -63,12 +68,25 @@ def shard_done(task: ShardTask) -> Receipt | None:
     return done(task.folder, task.fingerprint)
 
 
-def make_shard(task: ShardTask, advance: Callable[[int], None] | None = None) -> None:
+def make_shard(task: ShardTask, advance: Advance) -> None:
     """Makes every picture of `task`, then its rows, then its receipt; `advance` counts pictures.
+
+    Of two that are given the same shard, as when a worker was lost and comes back, one waits and
+    finds it made.
 
     Raises:
         DiskFullError, RequestError: the folder cannot be written to.
     """
+    with translated(task.folder):
+        task.folder.mkdir(parents=True, exist_ok=True)
+    with in_turn(task.folder):
+        if shard_done(task) is None:
+            _make(task, advance)
+        else:
+            advance(task.count)
+
+
+def _make(task: ShardTask, advance: Advance) -> None:
     from pipeline.resize.header import Unreadable
     from pipeline.resize.read import plan_for, read_fitted, vips_engine
 
@@ -91,8 +109,7 @@ def make_shard(task: ShardTask, advance: Callable[[int], None] | None = None) ->
                 write_bytes(task.folder / row.file, _encoded(fitted.image, task.format))
                 engines[fitted.engine] += 1
                 rows.append(row)
-        if advance is not None:
-            advance(1)
+        advance(1)
     index, failed = task.folder / INDEX_FILE, task.folder / FAILURES_FILE
     write_records(index, rows)
     write_records(failed, failures)
@@ -142,6 +159,5 @@ def _encoded(image: "Image", kind: Format) -> bytes:
 def _clear(folder: Path) -> None:
     """Removes what an unfinished shard left, so that nothing stands here that no row names."""
     with translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         for leftover in folder.iterdir():
             leftover.unlink()

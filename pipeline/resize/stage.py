@@ -18,6 +18,7 @@ from pipeline.artefacts.chain import (
     images_receipt,
     resize_fingerprint,
 )
+from pipeline.artefacts.executor import Executor, Processes, cores
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
@@ -38,11 +39,11 @@ from pipeline.resize.shards import (
     SHARD,
     Original,
     ShardTask,
+    make_shard,
     shard_done,
     shard_fingerprint,
     shard_folder,
 )
-from pipeline.resize.workers import cores, make_shards
 
 _WORTH_PROCESSES = 200_000_000
 """Pixels of originals, about four seconds of work: below that, starting processes takes longer."""
@@ -67,7 +68,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         receipt = _finished(folder.resized(fingerprint), fingerprint)
         if receipt is None:
             already = False
-            receipt = _resize(dataset, folder, fingerprint, resize, rungs, progress)
+            receipt = _resize(dataset, folder, fingerprint, resize, rungs, job.executor, progress)
         lines.append(
             f"{dataset.name}: {receipt.summary['pictures']:,} pictures in "
             f"{len(receipt.summary['buckets'])} buckets"
@@ -93,6 +94,7 @@ def _resize(
     fingerprint: str,
     resize: Resize,
     rungs: tuple[Ladder, ...],
+    executor: Executor | None,
     progress: Progress,
 ) -> Receipt:
     started = time.monotonic()
@@ -107,7 +109,7 @@ def _resize(
         with progress.bar(
             f"resize {dataset.name}", len(images), "pictures", done=len(images) - left
         ) as bar:
-            make_shards(pending, _processes(images, left), bar.advance)
+            (executor or Processes(_processes(images, left))).run(make_shard, pending, bar.advance)
         rows, failures = _gather(tasks)
         if not rows:
             raise UrushiError(_none_usable(dataset, failures))

@@ -11,6 +11,8 @@ from pipeline.artefacts.receipts import Output, Receipt, write_receipt
 from pipeline.artefacts.workspace import Workspace
 from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
+from pipeline.recipe.base import Base
+from pipeline.recipe.cache import Cache
 from pipeline.recipe.resize import Resize
 
 
@@ -85,12 +87,21 @@ def test_pictures_follow_the_ladder_and_which_there_are() -> None:
     assert one != chain.resize_fingerprint(Resize(step=32), images())
 
 
-def test_latents_follow_pictures_and_vae_and_texts_captions_and_encoders() -> None:
-    assert chain.latents_fingerprint("r", "v") != chain.latents_fingerprint("r", "w")
-    assert chain.latents_fingerprint("r", "v") != chain.latents_fingerprint("s", "v")
-    assert chain.text_fingerprint("c", "t") != chain.text_fingerprint("d", "t")
-    assert chain.text_fingerprint("c", "t") != chain.text_fingerprint("c", "u")
-    assert chain.latents_fingerprint("x", "y") != chain.text_fingerprint("x", "y")
+def test_latents_follow_pictures_vae_and_looks_and_texts_captions_encoders_and_reading() -> None:
+    def latents(resized: str = "r", vae: str = "v", **cache: object) -> str:
+        return chain.latents_fingerprint(resized, vae, Cache.model_validate(cache))
+
+    def text(captions: str = "c", encoders: str = "t", **base: object) -> str:
+        table = {"checkpoint": "base.safetensors", **base}
+        return chain.text_fingerprint(captions, encoders, Base.model_validate(table))
+
+    assert len({latents(), latents("s"), latents(vae="w"), latents(mirror=True)}) == 4
+    assert len({latents(), latents(recolour=1), latents(arithmetic="bfloat16")}) == 3
+    # How they are made is not what they are.
+    how = {"batch_size": 9, "shard_megabytes": 1, "compile": True, "keep": 2}
+    assert latents(**how) == latents()
+    assert len({text(), text("d"), text(encoders="u"), text(clip_skip=2), text(tokens=150)}) == 5
+    assert text(checkpoint="moved.safetensors") == text()
 
 
 def test_a_raised_version_makes_a_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ def _module(name: str) -> Any:
     return module
 
 
-tiny = _module("conftest").tiny
+_models = _module("conftest")
+tiny, tiny_xl = _models.tiny, _models.tiny_xl
 
 
 @dataclass

@@ -160,11 +160,11 @@ def test_goes_on_with_the_shards_that_are_missing(
     prepared = make_prepared(tmp_path / "cut", tiny.as_file, 12)
     real, calls = latents_module.LatentEncoder.__call__, []
 
-    def stops(self: Any, shard: Any, bar: Any) -> Any:
+    def stops(self: Any, shard: Any, advance: Any) -> Any:
         calls.append(shard.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, shard, bar)
+        return real(self, shard, advance)
 
     monkeypatch.setattr(latents_module.LatentEncoder, "__call__", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -279,7 +279,7 @@ def test_cut_captions_are_counted(tiny: Any, tmp_path: Path, make_prepared: Any,
     (path.parent / "receipt.json").write_text(json.dumps(receipt))
     run(prepared.job, told)
     (line,) = told.lines
-    assert line.startswith("set: 1 captions are longer than the text encoder reads")
+    assert line.startswith("set: 1 captions are longer than the 75 tokens")
 
 
 def test_unreadable_pictures_are_failures(

@@ -13,6 +13,7 @@ from PIL import Image
 
 import pipeline
 from pipeline.artefacts.chain import images_receipt, resize_fingerprint
+from pipeline.artefacts.executor import Processes
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.receipts import Receipt, read_receipt
 from pipeline.artefacts.records import Failure, ImageRecord, ResizedRecord, read_records
@@ -20,7 +21,7 @@ from pipeline.caption import stage as caption_stage
 from pipeline.errors import DiskFullError, RequestError, UrushiError
 from pipeline.progress import Silent
 from pipeline.recipe import Size
-from pipeline.resize import shards, stage, workers
+from pipeline.resize import shards, stage
 
 Make = Callable[..., Image.Image]
 
@@ -278,11 +279,12 @@ def test_processes_and_none_make_the_same_bytes(
 ) -> None:
     started: list[int] = []
 
-    def counted(tasks, processes, advance):
-        started.append(processes)
-        return workers.make_shards(tasks, min(processes, 2), advance)
+    class Counted(Processes):
+        def run(self, work, tasks, advance):
+            started.append(self.processes)
+            super().run(work, tasks, advance)
 
-    monkeypatch.setattr(stage, "make_shards", counted)
+    monkeypatch.setattr(stage, "Processes", Counted)
     monkeypatch.setattr(stage, "cores", lambda: 2)
     alone = downloaded(many, folder=tmp_path / "alone")
     spread = downloaded(many, sized=False, folder=tmp_path / "spread")

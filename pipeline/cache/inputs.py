@@ -1,0 +1,37 @@
+"""What a cache's fingerprint is of, spelled out for its receipt, so that a later look can say why
+it is stale."""
+
+from typing import Any
+
+from pipeline.artefacts.chain import IMAGES_FILE, LATENT_KEYS, TEXT_KEYS, VERSIONS, images_receipt
+from pipeline.artefacts.job import Job
+from pipeline.models.digest import component_digests
+from pipeline.models.vae import vae_digest
+from pipeline.recipe import DatasetRecipe
+
+
+def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
+    """Of the latents of `dataset`."""
+    images = images_receipt(job.dataset_folder(dataset), dataset)
+    return {
+        "stage versions": [VERSIONS["resize"], VERSIONS["latents"]],
+        "pictures": images.summary["pictures"],
+        "[resize]": job.recipe.resize.model_dump(mode="json"),
+        "[cache]": job.recipe.cache.model_dump(mode="json", include=set(LATENT_KEYS)),
+        "VAE": vae_digest(job.recipe, job.workspace.identities),
+    }
+
+
+def text_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
+    """Of the texts of `dataset`."""
+    images = images_receipt(job.dataset_folder(dataset), dataset)
+    digests = component_digests(job.recipe.base, job.workspace.identities)
+    tagger = dataset.tagger
+    return {
+        "stage versions": [VERSIONS["caption"], VERSIONS["text"]],
+        "posts": images.outputs[IMAGES_FILE].blake3,
+        "[caption]": dataset.caption.model_dump(mode="json"),
+        "[tagger]": tagger.model_dump(mode="json", exclude={"batch_size"}) if tagger else {},
+        "[base]": job.recipe.base.model_dump(mode="json", include=set(TEXT_KEYS)),
+        "text encoders": digests.text,
+    }
