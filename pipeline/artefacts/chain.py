@@ -36,6 +36,8 @@ TEXT_KEYS = ("clip_skip", "tokens")
 IMAGES_FILE = "images.jsonl"
 TAGGER_FILES = ("model.onnx", "selected_tags.csv")
 """What a WD tagger consists of."""
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+"""What a tokenizer's folder may hold: the first, or the other two."""
 CAPTIONS_FILE = "captions.jsonl"
 INDEX_FILE = "index.jsonl"
 FAILURES_FILE = "failures.jsonl"
@@ -104,16 +106,20 @@ def tags_fingerprint(tagger: Tagger, images: Receipt, identities: Identities) ->
 def caption_fingerprint(dataset: DatasetRecipe, images: Receipt, identities: Identities) -> str:
     """Of the caption rules, of every fact about the pictures, and of what a tagger adds."""
     tagger = dataset.tagger
-    tags = {}
+    tags: dict[str, Any] = {}
     if tagger is not None:
         tags = {
             "tagger": tagger.model_dump(mode="json", exclude={"model", "batch_size"}),
             "tags": tags_fingerprint(tagger, images, identities),
         }
+    tokenizer = dataset.caption.tokenizer
+    if tokenizer is not None:
+        files = [tokenizer / name for name in TOKENIZER_FILES]
+        tags["tokenizer"] = [identities.of(file) for file in files if file.is_file()]
     return fingerprint(
         stage="caption",
         version=VERSIONS["caption"],
-        rules=dataset.caption.model_dump(mode="json"),
+        rules=dataset.caption.model_dump(mode="json", exclude={"tokenizer"}),
         images=images.outputs[IMAGES_FILE].blake3,
         **tags,
     )

@@ -4,6 +4,7 @@ drop    artists (by category, and where another tag names one), categories, name
 rules   the preset's and the recipe's own, in their order, until nothing changes
 drop    once more what names an artist, lest a rule have written it
 say     in the recipe's order, each once, with the words for score, rating and year
+cut     whole tags, where that is more tokens than the recipe allows
 """
 
 import re
@@ -24,12 +25,13 @@ from pipeline.caption.tag_rules import (
     matching,
     settle,
 )
+from pipeline.caption.tokens import Tokens
 from pipeline.caption.variation import other_texts
 from pipeline.caption.words import Words, compile_words, usable_score
 from pipeline.recipe.caption import Caption
 
 Why = Literal["artist", "names an artist", "category", "name", "duplicate", "empty", "no place"]
-LOST = (*get_args(Why), "dropped", "collapsed", "folded")
+LOST = (*get_args(Why), "dropped", "collapsed", "folded", "cut")
 """What happens to a tag that the caption does not say."""
 
 _NUMBER = re.compile(r"\d+\+?(girl|boy|other|figure)s?")
@@ -53,6 +55,8 @@ class Rules:
     """Tags of the dataset, and texts that rules write, which name one of its artists, or say in
     whose style a picture is."""
     tag_rules: tuple[TagRule, ...]
+    tokens: Tokens | None
+    """Counts them, where captions have a greatest length."""
     decided: dict[tuple[str, str], "Why | Ranked"] = field(default_factory=dict, repr=False)
     """What was found of (category, tag) before; a tag recurs in thousands of pictures."""
 
@@ -111,6 +115,7 @@ def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru
             if leaks(tag, artists) or (from_booru and is_style_tag(tag))
         ),
         tag_rules=compile_tag_rules(caption.rule, others),
+        tokens=None if caption.tokenizer is None else Tokens(caption.tokenizer),
     )
 
 
@@ -141,13 +146,29 @@ def write_caption(image: ImageRecord, rules: Rules) -> Written:
         else:
             said.add(element.same)
             texts.setdefault(element.slot, []).append(element.text)
-    ordered = [text for slot in ("added", *rules.caption.order) for text in texts.get(slot, ())]
-    caption = ", ".join(text for text in ordered if text)
+    slots = ("added", *rules.caption.order)
+    ordered = [(slot, text) for slot in slots for text in texts.get(slot, ()) if text]
+    caption = ", ".join(text for _, text in _fitting(ordered, rules, changes))
     score = usable_score(image, rules.caption)
     word = word if "quality" in rules.caption.order else ""
     texts_besides = other_texts(caption, image.texts, image.md5, rules.caption.variation)
     record = CaptionRecord(md5=image.md5, caption=caption, score=score, texts=texts_besides)
     return Written(record, word, tuple(changes))
+
+
+def _fitting(
+    ordered: Sequence[tuple[str, str]], rules: Rules, changes: list[Change]
+) -> Sequence[tuple[str, str]]:
+    """(slot, text) of what is said within the most tokens; ordinary tags go first, from the end."""
+    most = rules.caption.max_tokens
+    if rules.tokens is None or most is None:
+        return ordered
+    left = list(ordered)
+    while left and rules.tokens.of([text for _, text in left]) > most:
+        ordinary = [place for place, (slot, _) in enumerate(left) if slot == "rest"]
+        _, text = left.pop(ordinary[-1] if ordinary else -1)
+        changes.append(Change(text, "cut", f"over {most} tokens"))
+    return left
 
 
 def _allowed(image: ImageRecord, rules: Rules, changes: list[Change]) -> Iterator[Element]:

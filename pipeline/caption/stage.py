@@ -180,6 +180,7 @@ def _summary(
             for image in images
         ),
         "without_tags": sum(not any(image.tags.values()) for image in images),
+        "shortened": sum(any(c.what == "cut" for c in one.changes) for one in written),
         "empty": sum(not one.record.caption for one in written),
         "dropped": dict(sorted(Counter(why for one in written for _, why in one.dropped).items())),
         # So that someone can see which harmless tags an artist's name took along.
@@ -206,6 +207,12 @@ def _say(dataset: DatasetRecipe, summary: dict[str, Any], progress: Progress) ->
         )
     if summary["without_tags"]:
         progress.say(f"  pictures without any tag: {summary['without_tags']:,}")
+    if summary["shortened"]:
+        progress.say(
+            f"  captions of more than {dataset.caption.max_tokens} tokens: "
+            f"{summary['shortened']:,}; {summary['dropped']['cut']:,} tags at their ends are left "
+            "out (`urushi caption --explain MD5` shows which)"
+        )
     if summary["empty"]:
         progress.say(f"  empty captions: {summary['empty']:,}")
     if "artist" not in dataset.caption.drop_categories:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.recipe.quality import SCHEMES, Cuts, Percentiles, Scheme, falling
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import RecipePath, Section
 
 Category = Literal["general", "artist", "copyright", "character", "meta"]
 Rating = Literal["general", "sensitive", "questionable", "explicit"]
@@ -116,6 +116,12 @@ class Caption(Section):
     """[[caption.rule]] tables, in their order, after the preset's."""
     order: tuple[Slot, ...] = ORDER
     """Which kinds of words a caption says, in which order; one that is not listed is left out."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Tokens of a caption at most, start and end not counted; CLIP reads 75. What is over it is
+    left out by whole tags: the last of the ordinary ones first, score words and names last."""
+    tokenizer: RecipePath | None = None
+    """The folder of the model's tokenizer, by which max_tokens counts: tokenizer.json, or
+    vocab.json and merges.txt."""
     variation: Annotated[Variation, Field(default_factory=Variation)]
     """Other texts for the same picture."""
 
@@ -143,6 +149,14 @@ class Caption(Section):
             if name in seen and to[start] != start:
                 circle = " -> ".join([*seen[seen.index(name) :], name])
                 raise ValueError(f"renames in a circle: {circle}")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_by_a_tokenizer(self) -> Self:
+        if self.max_tokens is not None and self.tokenizer is None:
+            raise ValueError(
+                "has max_tokens and no tokenizer to count by: name the folder of the model's own"
+            )
         return self
 
     @field_validator("quality")

@@ -74,6 +74,7 @@ def test_the_receipt_counts_what_was_left_out(image: Make, downloaded, heard) ->
         "without_score": 1,
         "young_scores": 0,
         "without_tags": 1,
+        "shortened": 0,
         "empty": 1,
         "dropped": {"artist": 1, "category": 1, "names an artist": 1},
         "naming_artists": {"by_john_doe": 1},
