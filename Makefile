@@ -3,6 +3,7 @@
 #   make demo    the whole job on the embedded booru and the tiny model (WORKSPACE=folder)
 #   make test    format, lint, types, import contracts, tests
 #   make drill   the long kill and fault drills
+#   make core    the core's tests as if Prefect were not installed
 #   make bench   what is promised of speed, measured; BENCH=--quick for a smoke run
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ROOMS := urushi flows pipeline merge demo tests benchmarks
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test drill bench clean
+.PHONY: setup demo test drill core bench clean
 
 setup: .venv/.set-up
 
@@ -36,8 +37,12 @@ test: setup
 drill: setup
 	$(BIN)/pytest -m drill
 
+core: setup
+	PYTHONPATH=tests/without_prefect $(BIN)/pytest -m "not drill and not prefect" --ignore=tests/flows \
+	  --numprocesses 2 --dist loadfile
+
 bench: setup
-	for name in caption lora merge download store rounds; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
+	for name in caption flows lora merge download store rounds; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
 clean:
 	rm -rf .venv build demo-workspace *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

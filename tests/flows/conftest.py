@@ -49,6 +49,7 @@ save_every = 2
 [rounds]
 count = 2
 learning_rate = 2e-3
+decay = 0.5
 steps = [{steps}]
 held_out = 0.3
 held_out_timesteps = 1

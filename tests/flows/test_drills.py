@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+import requests
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -197,3 +198,49 @@ def browser() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_build_that_asks_is_answered_by_shell_by_form_and_by_the_clock(
+    standing: "Standing", small_build: "SmallBuild"
+) -> None:
+    """Three rounds, each answered another way; in between the process is gone."""
+    recipe = small_build(rounds='approve = "each round"\nrefit = false')
+    recipe = named(recipe, "asked")
+    recipe.write_text(recipe.read_text().replace("count = 2", "count = 3"))
+    run = standing.deploy(recipe)
+    rounds = standing.workspace / "builds" / "asked" / "rounds"
+
+    def waits(number: int) -> None:
+        standing.until(lambda: standing.run(run)["state_type"] in {"PAUSED", "FAILED"}, 400)
+        assert standing.run(run)["state"]["name"] == "Suspended", standing.log[-4000:]
+        holder = int((standing.workspace / "flow_runs" / f"{run}.lock").read_text().split()[0])
+        standing.until(lambda: not psutil.pid_exists(holder), 60)
+        asked = json.loads((rounds / f"{number:02d}" / "decisions.json").read_text())
+        assert len(asked["asked"]) > len(asked["decided"])
+
+    waits(1)
+    told = standing.urushi("approve", "asked", "continue", "--lr-scale", "0.5").stdout
+    assert "build asked: goes on" in told
+    standing.until(lambda: standing.run(run)["state_type"] != "PAUSED", 60)
+    waits(2)
+    # What the interface's form sends; an answer that is none is refused, and the run waits on.
+    wrong = {"run_input": {"decision": "continue", "strength": None, "lr_scale": "abc"}}
+    refused = requests.post(f"{standing.api}/flow_runs/{run}/resume", json=wrong, timeout=60)
+    assert refused.json()["status"] != "ACCEPT"
+    form = {"decision": "continue", "strength": 0.25, "lr_scale": 1.0}
+    standing.ask(f"/flow_runs/{run}/resume", run_input=form)
+    standing.until(lambda: standing.run(run)["state_type"] != "PAUSED", 60)
+    waits(3)
+    second = json.loads((rounds / "02" / "decisions.json").read_text())["decided"][0]
+    assert (second["who"], second["strength"]) == ("Prefect's form", 0.25)
+    # Nobody answers: the recipe gets a limit that is over already, and the doctor decides.
+    hours = 'approve = "each round"\napprove_hours = 0.0001'
+    recipe.write_text(recipe.read_text().replace('approve = "each round"', hours))
+    ended = standing.wait(run, {"COMPLETED", "FAILED"})
+    assert ended["state_type"] == "COMPLETED", standing.log[-4000:]
+    third = json.loads((rounds / "03" / "decisions.json").read_text())["decided"][0]
+    assert third["who"].startswith("nobody for")
+    ledger = json.loads((standing.workspace / "builds" / "asked" / "build.json").read_text())
+    assert [row["strength"] for row in ledger["rounds"]] == [0.5, 0.25, 0.5]
+    rates = [row["learning_rate"] for row in ledger["rounds"]]
+    assert rates == pytest.approx([2e-3, 5e-4, 2.5e-4])

@@ -1,8 +1,11 @@
 """Deployments, workers and schedules on a real server: what a resolver's drift would break."""
 
+import json
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,3 +52,44 @@ def test_a_cron_makes_a_run_and_the_worker_does_it(
     (schedule,) = deployment["schedules"]
     assert schedule["schedule"]["timezone"] == "Europe/Berlin"
     standing.ask("/deployments/" + deployment["id"] + "/pause_deployment", x=1)
+
+
+TELL = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from flows.notify import notify
+CustomWebhookNotificationBlock(
+    name="studio", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}
+).save("studio", overwrite=True)
+notify(["custom-webhook/none", "custom-webhook/studio"], "coat: finished", "final.safetensors")
+"""
+
+
+def test_a_block_of_prefects_is_told(standing: "Standing") -> None:
+    """A real block, saved on the server, that posts to a page of ours; one that is not there is
+    only warned of."""
+    told: list[dict[str, str]] = []
+
+    class Page(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as page:
+        thread = threading.Thread(target=page.serve_forever)
+        thread.start()
+        ended = subprocess.run(
+            [sys.executable, "-c", TELL, f"http://127.0.0.1:{page.server_port}/"],
+            capture_output=True,
+            text=True,
+            env=standing.environment | {"PREFECT_API_URL": standing.api},
+        )
+        page.shutdown()
+        thread.join()
+    assert ended.returncode == 0, ended.stderr
+    assert told == [{"subject": "coat: finished", "body": "final.safetensors"}]
+    assert "custom-webhook/none was not told" in ended.stderr + ended.stdout
