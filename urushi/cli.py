@@ -422,6 +422,29 @@ def reweigh(build: Build, workspace: WorkspaceFolder = WORKSPACE) -> None:
 
 
 @app.command()
+def refit(
+    recipe: Recipe,
+    loras: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="LORA", help="Checkpoints of one training, in order.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The LoRA to write.", show_default=False)
+    ],
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Makes one better LoRA of the checkpoints of a LoRA's training.
+
+    What each added to the one before gets a strength, fitted on RECIPE's held-out pictures.
+    """
+    from urushi.refit import refit as run
+
+    run(recipe, loras, out, workspace)
+
+
+@app.command()
 def fork(
     build: Build,
     new: Annotated[

@@ -88,6 +88,48 @@ class Refitted(Record):
     anchor_after: float | None
 
 
+class Snapshot(Record):
+    """One LoRA on its way, and its mean loss at strength 1 on the choosing half."""
+
+    step: int
+    loss: float
+
+
+class Single(Record):
+    """One LoRA by itself, judged three ways: last, at its best checkpoint, and refitted.
+
+    Losses are of the judging half; what is chosen is chosen on the other.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    stopped_at: int
+    """The step of the best snapshot."""
+    strengths: tuple[float, ...]
+    """Of the way between one snapshot and the next, the first from nothing: 1 each is the last
+    snapshot as it is."""
+    origin: float
+    last: float
+    early_stopped: float
+    refitted: float
+
+
+class BaselineRow(Record):
+    """What the rounds are compared with; builds/NAME/baseline.json."""
+
+    learning_rate: float
+    steps: int
+    """As many as all rounds took, retries too."""
+    seconds: float
+    """Of its training."""
+    single: Single
+    rounds: float
+    """The final checkpoint's loss on the same pictures, before the cast."""
+    low: float
+    high: float
+    """95 % bootstrap interval of the mean paired difference: the refitted single LoRA's loss minus
+    the rounds'. Above 0 the rounds are better."""
+
+
 class RoundRow(Record):
     """Everything about one finished round."""
 
@@ -160,6 +202,8 @@ class Ledger(Record):
     trials: tuple[Trial, ...]
     """Of learning_rate = "auto"."""
     refit: Refitted | None
+    baseline: BaselineRow | None
+    """None unless [baseline] asks for it."""
     heldout_pictures: int
     heldout_origin: float | None
     """The origin's loss on the reporting half; None before round 1 is judged."""

@@ -144,6 +144,16 @@ class BuildFolder:
         return self.root / "refit.json"
 
     @property
+    def baseline(self) -> Path:
+        """The training of the single LoRA that the rounds are compared with."""
+        return self.root / "baseline"
+
+    @property
+    def baseline_row(self) -> Path:
+        """What came of it: BaselineRow."""
+        return self.root / "baseline.json"
+
+    @property
     def final(self) -> Path:
         return self.root / f"final{self.suffix}"
 

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipeline.recipe.base import Base
+from pipeline.recipe.baseline import Baseline
 from pipeline.recipe.cache import Cache
 from pipeline.recipe.card import Card
 from pipeline.recipe.lora import Lora
@@ -37,6 +38,7 @@ class BuildRecipe(Section):
     train: Annotated[Train, Field(default_factory=Train)]
     rounds: Annotated[Rounds, Field(default_factory=Rounds)]
     round: tuple[Round, ...] = ()
+    baseline: Annotated[Baseline, Field(default_factory=Baseline)]
     preview: Annotated[Preview, Field(default_factory=Preview)]
     card: Annotated[Card, Field(default_factory=Card)]
     scale: Annotated[Scale, Field(default_factory=Scale)]

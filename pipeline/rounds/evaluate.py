@@ -1,6 +1,6 @@
 """Held-out loss of a UNet with LoRAs at some strengths; nothing is written to its weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,17 +79,21 @@ class HeldOut:
         pictures: Sequence[HeldOutPicture],
         strengths: Sequence[float],
         steps: Sequence[float],
+        at: Callable[[Sequence[float]], Sequence[float]] = tuple,
     ) -> Quadratic:
-        """The mean loss of `pictures` around `strengths`, as `refit` asks for it."""
+        """The mean loss of `pictures` around `strengths`, as `refit` asks for it.
+
+        `at` makes the LoRAs' own strengths of those that are fitted; linear.
+        """
         total: Quadratic | None = None
         for batch in self._batches(cached, pictures):
-            self._loras.set_strengths(strengths)
+            self._loras.set_strengths(at(strengths))
             centre = self._residuals(batch)
             beside = []
             for index, step in enumerate(steps):
                 shifted = list(strengths)
                 shifted[index] += step
-                self._loras.set_strengths(shifted)
+                self._loras.set_strengths(at(shifted))
                 beside.append(self._residuals(batch))
             part = quadratic(centre, beside, steps)
             total = part if total is None else total + part

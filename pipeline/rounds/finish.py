@@ -11,6 +11,7 @@ from pipeline.artefacts.receipts import done, write_receipt
 from pipeline.errors import GateStopped, RequestError
 from pipeline.preview.stage import make_report
 from pipeline.progress import Progress
+from pipeline.rounds.baseline import baseline_found
 from pipeline.rounds.chain import Link, lay, write_checkpoint
 from pipeline.rounds.history import History, history
 from pipeline.rounds.keep import drop_checkpoints
@@ -72,20 +73,21 @@ def finish(job: Job, progress: Progress) -> Outcome:
 
 def is_finished(job: Job, history: History) -> bool:
     """Whether the final files of exactly these rounds stand."""
-    if not history.links:
+    if history.missing is not None or not history.links:
         return False
     wanted = _fingerprint(job, history)
     return done(job.folder.root, wanted) is not None and job.folder.ledger.exists()
 
 
 def _fingerprint(job: Job, history: History) -> str:
-    links = final_links(job, history)
+    links, baseline = final_links(job, history), baseline_found(job, history)
     return fingerprint(
         stage="finish",
         links=[[link.round, link.blake3, link.strength] for link in links],
         merged=[[link.round, link.strength] for link in history.links],
         status=_status(history),
         stopped=history.stopped.reason if history.stopped else None,
+        baseline=baseline.model_dump(mode="json") if baseline else None,
     )
 
 

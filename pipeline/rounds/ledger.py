@@ -10,6 +10,7 @@ from pipeline.artefacts.receipts import read_receipt
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.inspect import inspect
 from pipeline.models.places import cache_folders
+from pipeline.rounds.baseline import baseline_found
 from pipeline.rounds.chain import origin_digest, sha256, was_laid
 from pipeline.rounds.history import History, Laid, history
 from pipeline.rounds.pictures import pictures
@@ -58,6 +59,7 @@ def gather(job: Job, history: History, status: Status, *, final: bool) -> Ledger
         stopped=history.stopped.reason if history.stopped else None,
         trials=trials.trials if trials else (),
         refit=refit,
+        baseline=baseline_found(job, history),
         heldout_pictures=len(pictures(job, recipe.law()[0]).split.held_out),
         heldout_origin=laid[0].choice.counts.before if laid else None,
         rounds=rows,

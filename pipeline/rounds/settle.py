@@ -6,25 +6,23 @@ round of a build whose strengths are searched, `urushi reweigh BUILD` for any.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.ledger import Refitted
 from pipeline.artefacts.receipts import done, write_receipt
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Progress
 from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.buckets import bucket_losses
 from pipeline.rounds.chain import Link, origin_digest
-from pipeline.rounds.evaluate import HeldOut, Losses
+from pipeline.rounds.evaluate import HeldOut
 from pipeline.rounds.gate import ceiling, judge, shrink
 from pipeline.rounds.history import History
+from pipeline.rounds.jury import Jury
 from pipeline.rounds.pictures import Pictures, pictures
-from pipeline.rounds.refit import Quadratic, refit
+from pipeline.rounds.refit import refit
 from pipeline.train.counted import seed_of
 
 RECEIPT = "refit-receipt.json"
@@ -93,7 +91,7 @@ def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
     start = tuple(link.strength for link in links)
     held_out = HeldOut(job.recipe, None, [link.lora for link in links])
     with progress.bar("refit", 2 * (len(links) + 2), "pass") as bar:
-        jury = _Jury(held_out, _seen(job, history), bar)
+        jury = Jury(held_out, _seen(job, history), bar)
         found = refit(jury.choosing_loss, jury.around, start)
         strengths, moved, forgets = found.strengths, 1.0, None
         if anchor is not None:
@@ -127,36 +125,6 @@ def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
         anchor_before=forgets(0.0) if forgets else None,
         anchor_after=forgets(moved) if forgets else None,
     )
-
-
-class _Jury:
-    """The held-out pictures of one or several datasets, as one set."""
-
-    def __init__(self, held_out: HeldOut, seen: Sequence[Pictures], bar: Bar) -> None:
-        self._held_out, self._seen, self._bar = held_out, seen, bar
-
-    def choosing_loss(self, strengths: Sequence[float]) -> float:
-        self._bar.advance()
-        parts = [
-            self._held_out.losses(seen.folders, seen.split.chooses, strengths)
-            for seen in self._seen
-        ]
-        return float(np.concatenate(parts).mean())
-
-    def around(self, strengths: Sequence[float], steps: Sequence[float]) -> Quadratic:
-        first, *rest = (
-            self._held_out.around(seen.folders, seen.split.chooses, strengths, steps)
-            for seen in self._seen
-        )
-        self._bar.advance(len(strengths) + 1)
-        return sum(rest, first)
-
-    def judged(self, strengths: Sequence[float]) -> Losses:
-        """(pictures, timesteps) of the judging halves."""
-        parts = [
-            self._held_out.losses(seen.folders, seen.split.judges, strengths) for seen in self._seen
-        ]
-        return np.concatenate(parts)
 
 
 class _Anchor:

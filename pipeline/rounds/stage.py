@@ -26,6 +26,7 @@ from pipeline.preview.stage import make_round_grid
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
 from pipeline.rounds.approval import approve
+from pipeline.rounds.baseline import run_baseline
 from pipeline.rounds.chain import Link, lay, was_laid
 from pipeline.rounds.choice import Choice, choose, chosen
 from pipeline.rounds.finish import finish, is_finished
@@ -63,6 +64,8 @@ def parts(job: Job) -> tuple[Part, ...]:
             )
     if rounds.searched and rounds.refit:
         listed.append(Part("refit", _locked(_refit)))
+    if job.recipe.baseline.single:
+        listed.append(Part("baseline", _locked(run_baseline)))
     listed.append(Part("finish", _locked(finish, gpu=False)))
     return tuple(listed)
 

@@ -65,6 +65,7 @@ def training(
         epochs=law.epochs,
         steps=law.steps,
         phase=phase,
+        snapshots=0,
         checkpoint=checkpoint,
         pictures=learnt,
         latents=seen.folders.latents,

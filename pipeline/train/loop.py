@@ -11,7 +11,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import BuildRecipe
 from pipeline.train.memory import enough_memory
 from pipeline.train.plan import RoundTraining
-from pipeline.train.product import write_product
+from pipeline.train.product import snapshot_steps, write_product, write_snapshot
 from pipeline.train.run import Run
 from pipeline.train.stopping import Stopping
 from pipeline.train.watch import Watch
@@ -38,6 +38,7 @@ def train_here(
 
 def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
     train, name = run.recipe.train, f"train {run.training.round}"
+    kept = snapshot_steps(run.steps, run.training.snapshots) if run.training.snapshots else ()
     saved = time.monotonic()
     with (
         Watch(run.accelerator, run.training.folder, train.trackers, run.step) as watch,
@@ -50,6 +51,8 @@ def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
             rate = run.rate
             run.advance()
             bar.advance()
+            if run.step in kept and run.accelerator.is_main_process:
+                write_snapshot(run)
             if run.step % train.log_every == 0 or run.step % train.save_every == 0:
                 run.look()
                 losses = run.losses

@@ -35,6 +35,8 @@ class RoundTraining:
     """One of epochs and steps is set."""
     phase: Phase
     """The piece of a cosine that the rate runs through."""
+    snapshots: int
+    """The LoRA is also kept after each of so many equal parts of the steps; 0: at the end alone."""
     checkpoint: Path | None
     """What the LoRA is trained on: an earlier round's checkpoint, or None for the origin."""
     pictures: tuple[str, ...]

@@ -1,6 +1,7 @@
 """A finished training into the round's LoRA, its losses and the receipt."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.receipts import Receipt, write_receipt
@@ -16,8 +17,25 @@ KOHYA_VERSIONS: Mapping[Family, str] = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0
 """What kohya's files call the families."""
 
 
-def write_product(run: Run) -> Receipt:
-    """Writes all three into the training's folder; the resume points are no longer needed."""
+def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
+    """After which steps a LoRA is kept: the ends of `count` equal parts of them."""
+    return tuple(dict.fromkeys(max(1, round(steps * part / count)) for part in range(1, count + 1)))
+
+
+def snapshot(folder: Path, step: int) -> Path:
+    """Where the LoRA after `step` is kept."""
+    return folder / f"step-{step:06d}.safetensors"
+
+
+def write_snapshot(run: Run) -> None:
+    """Keeps the LoRA as it is now."""
+    with run.judged():
+        kept = net(factors(run.network), run.carried)
+        save_lora(kept, snapshot(run.training.folder, run.step), _metadata(run))
+
+
+def _metadata(run: Run) -> dict[str, str]:
+    """What kohya's files say of their training."""
     job, lora, train = run.training, run.recipe.lora, run.recipe.train
     metadata = {
         "ss_network_module": "networks.lora",
@@ -27,7 +45,7 @@ def write_product(run: Run) -> Receipt:
         "ss_optimizer": train.optimizer,
         "ss_lr_scheduler": train.scheduler,
         "ss_gradient_accumulation_steps": str(train.accumulation),
-        "ss_steps": str(run.steps),
+        "ss_steps": str(run.step),
         "ss_seed": str(job.seed),
         "ss_num_train_images": str(len(job.pictures)),
         "ss_v2": "False",
@@ -41,8 +59,14 @@ def write_product(run: Run) -> Receipt:
         )
     if run.carried:
         metadata[MARK] = f"{SHARE:g}"
+    return metadata
+
+
+def write_product(run: Run) -> Receipt:
+    """Writes all three into the training's folder; the resume points are no longer needed."""
+    job = run.training
     with run.judged():
-        save_lora(net(factors(run.network), run.carried), job.folder / LORA, metadata)
+        save_lora(net(factors(run.network), run.carried), job.folder / LORA, _metadata(run))
     losses = run.losses.values
     write_json(job.folder / LOSSES, [round(loss, 6) for loss in losses])
     tail = losses[-max(1, len(losses) // 10) :]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artefacts.ledger import (
+    BaselineRow,
     BucketLoss,
     Candidate,
     GrowthFile,
@@ -10,6 +11,8 @@ from pipeline.artefacts.ledger import (
     Ledger,
     Refitted,
     RoundRow,
+    Single,
+    Snapshot,
     Trial,
     read_ledger,
     write_ledger,
@@ -62,6 +65,7 @@ LEDGER = Ledger(
     stopped=None,
     trials=(),
     refit=None,
+    baseline=None,
     heldout_pictures=8,
     heldout_origin=1.5,
     rounds=(ROW,),
@@ -90,7 +94,11 @@ def test_missing_and_damaged_ones_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Ledger, RoundRow, Refitted, Trial, BucketLoss, Candidate, GrowthFile, LayerRow]
+    "kind",
+    [
+        *(Ledger, RoundRow, Refitted, Trial, BucketLoss, Candidate, GrowthFile, LayerRow),
+        *(BaselineRow, Single, Snapshot),
+    ],
 )
 def test_every_field_is_documented(kind: type[Record]) -> None:
     text = (Path(__file__).parents[2] / "docs" / "ledger.md").read_text(encoding="utf-8")

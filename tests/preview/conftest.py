@@ -154,6 +154,7 @@ def make_ledger(*rows: RoundRow, **changes: Any) -> Ledger:
         "stopped": None,
         "trials": (),
         "refit": None,
+        "baseline": None,
         "heldout_pictures": 20,
         "heldout_origin": 1.5 if rows else None,
         "rounds": rows,

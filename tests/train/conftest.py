@@ -114,6 +114,7 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
             epochs=None,
             steps=settings["steps"],
             phase=WHOLE,
+            snapshots=0,
             checkpoint=None,
             pictures=tuple(f"{n:032x}" for n in range(PICTURES)),
             latents=shards / "latents",

@@ -97,6 +97,7 @@ def build(tmp_path: Path) -> Ledger:
         stopped=None,
         trials=(),
         refit=None,
+        baseline=None,
         heldout_pictures=8,
         heldout_origin=1.0,
         rounds=tuple(rows),
