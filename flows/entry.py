@@ -30,6 +30,7 @@ from flows.graph import walk
 from flows.notify import notify as tell
 from flows.pages import compare_page
 from flows.progress import Lines
+from flows.scale import scaled
 from flows.work import Part, at_work, data_parts, refreshing
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.runs import run_root
@@ -138,7 +139,7 @@ def _walk(
     Args:
         first, later: instead of the data stages, and of the rounds' parts.
     """
-    name = run_root(job).name
+    job, name = scaled(job), run_root(job).name
     take_answer(job)
     try:
         with at_work(job, Lines(get_run_logger().info), later) as work:

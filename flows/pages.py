@@ -44,7 +44,7 @@ def round_page(folder: BuildFolder, ledger: Ledger, row: RoundRow) -> str:
         ("training loss", wording.loss(row.train_loss)),
         ("rounded away by the cast", wording.share(row.cast_loss)),
         ("time", wording.duration(row.seconds)),
-        ("LoRA", f"`{folder.root / row.lora}` sha256 `{row.sha256[:12]}`"),
+        ("LoRA", f"`{row.lora}`, sha256 `{row.sha256[:12]}`"),
         ("checkpoint", f"sha256 `{row.checkpoint_sha256[:12]}`"),
     )
     lines = [

@@ -59,4 +59,6 @@ def _resumed(build: Path, workspace: Path) -> list[str]:
         names = resume_build(build)
     except UrushiError as error:
         return [f"The answer stands; the run could not be resumed now: {error}"]
-    return [f"{name}: goes on" for name in names] or [by_hand]
+    # The doctor may have seen the answer before we asked.
+    already = "A scheduled run of it, if there is one, goes on by itself; by hand: "
+    return [f"{name}: goes on" for name in names] or [already + by_hand.lower()]

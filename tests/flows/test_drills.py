@@ -165,7 +165,7 @@ def test_the_interface_shows_the_run_and_the_rounds_grid(
             return shot
 
         show(f"/runs/flow-run/{run}", "build shown", "flow-run")
-        artifact = artifacts["shown-round-02"]["id"]
+        artifact = artifacts["shown-round-02"]["latest_id"]
         shot = show(f"/artifacts/artifact/{artifact}", "round 2", "round")
         sizes = page.run("Array.from(document.images, i => [i.naturalWidth, i.naturalHeight])")
         place = page.run(
@@ -220,7 +220,8 @@ def test_a_build_that_asks_is_answered_by_shell_by_form_and_by_the_clock(
 
     waits(1)
     told = standing.urushi("approve", "asked", "continue", "--lr-scale", "0.5").stdout
-    assert "build asked: goes on" in told
+    assert "asked, round 1: continue" in told
+    assert "goes on" in told, "resumed by this command, or by the doctor who saw the answer first"
     standing.until(lambda: standing.run(run)["state_type"] != "PAUSED", 60)
     waits(2)
     # What the interface's form sends; an answer that is none is refused, and the run waits on.
