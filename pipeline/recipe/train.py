@@ -9,6 +9,7 @@ from pipeline.recipe.optimizers import OptimizerName
 from pipeline.recipe.running import Running
 from pipeline.recipe.section import Positive
 
+Storage = Literal["float32", "fp16", "bf16", "fp8", "int8", "nf4"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Argument = bool | int | float | str | tuple[float, ...]
 Scheduler = Literal[
@@ -44,9 +45,17 @@ class Train(Objective, Running):
     max_grad_norm: Positive = 1.0
     caption_dropout: float = Field(0.05, ge=0, lt=1)
     """Share of samples trained with the empty caption, which guidance needs."""
-    precision: Literal["auto", "fp16", "float32"] = "auto"
-    """fp16 is autocast with float32 LoRA weights; auto takes it on a GPU. bf16 is not offered: it
-    rounds the base at every product and so hides what late rounds add."""
+    precision: Literal["auto", "fp16", "bf16", "float32"] = "auto"
+    """Of the products: fp16 and bf16 are autocast with float32 LoRA weights; auto takes fp16 on a
+    GPU. bf16 rounds coarsely: in training it hides a part of what a small LoRA adds, and held-out
+    losses are computed in float32; float32 with storage = "bf16" hides nothing."""
+    storage: Literal["auto"] | Storage = "auto"
+    """How the frozen base lies in memory: auto is the products' own type; fp8 keeps a byte a
+    weight; int8 and nf4 (half a byte) are bitsandbytes', with convolutions in fp8."""
+    earlier_rounds: Literal["auto", "merged", "adapters"] = "auto"
+    """How a round sees those before it. merged: in the base's weights. adapters: as frozen LoRAs
+    beside the origin, each at its strength. auto: adapters where precision or storage would round
+    late rounds away (bf16, fp8, int8, nf4), else merged."""
     accumulation: int = Field(1, ge=1)
     """Batches whose gradients are added up to one step: a step sees so many times batch_size
     pictures, in the memory that one batch takes."""
@@ -59,3 +68,11 @@ class Train(Objective, Running):
         """Whether its class must be looked at to know that it can do what is asked."""
         given = self.betas is not None or self.weight_decay is not None
         return "." in self.optimizer or given or bool(self.optimizer_args)
+
+    @property
+    def earlier_beside(self) -> bool:
+        """Whether earlier rounds stand beside the origin's weights."""
+        if self.earlier_rounds != "auto":
+            return self.earlier_rounds == "adapters"
+        coarse = ("bf16", "fp8", "int8", "nf4")
+        return self.precision in coarse or self.storage in coarse

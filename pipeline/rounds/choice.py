@@ -202,7 +202,7 @@ def _judged(
 ) -> _Judged:
     """Searches the strength on one half of the held-out pictures and judges it on the other."""
     split, anchor = seen.split, anchor_of(job)
-    held_out = HeldOut(job.recipe, plan.checkpoint, (plan.folder / LORA,))
+    held_out = HeldOut(job.recipe, plan.checkpoint, (plan.folder / LORA,), plan.beside)
     passes = (6 if law.strength is None else 4) + (0 if anchor is None else 2)
     with progress.bar(f"strength {law.number}", passes, "pass") as bar:
         mean = _Mean(held_out, seen, split.chooses, bar)

@@ -1,4 +1,6 @@
-"""Held-out loss of a UNet with LoRAs at some strengths; nothing is written to its weights."""
+"""Held-out loss of a network with LoRAs at some strengths; nothing is written to its weights.
+
+The weights lie as they do in training, and the same calls ask them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,18 +12,21 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.models.load import load_scheduler, load_unet
+from pipeline.models.load import load_scheduler
 from pipeline.models.places import CacheFolders
 from pipeline.models.scaling import latent_scaling
 from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
 from pipeline.rounds.refit import Quadratic, quadratic
 from pipeline.rounds.split import HeldOutPicture
+from pipeline.train.adapter import set_strength
 from pipeline.train.ahead import moved
-from pipeline.train.attached import AttachedLoras
-from pipeline.train.conditioning import Conditioning, conditioning, predict
+from pipeline.train.conditioning import Conditioning, conditioning
 from pipeline.train.counted import gaussian
+from pipeline.train.network import load_base
 from pipeline.train.objective import noisy, sample_losses, target
+from pipeline.train.plan import Earlier
+from pipeline.train.precision import autocast, judging_precision, mixed_precision, storage_of
 
 Item = tuple[HeldOutPicture, int]
 """A picture and which of its timesteps."""
@@ -50,20 +55,34 @@ class HeldOut:
     accumulated in float32: what is left to vary is the strengths.
     """
 
-    def __init__(self, recipe: BuildRecipe, checkpoint: Path | None, loras: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        recipe: BuildRecipe,
+        checkpoint: Path | None,
+        loras: Sequence[Path],
+        beside: Sequence[Earlier] = (),
+    ) -> None:
+        """`loras` are judged, on top of `checkpoint` (None: the origin) with `beside` beside it."""
         self._device = PartialState().device
         self._scheduler = load_scheduler(recipe.base)
         self._scaling = latent_scaling(recipe.base)
-        self._unet = load_unet(recipe.base, checkpoint)
-        self._loras = AttachedLoras(self._unet, loras)
-        self._unet.to(self._device).eval()
+        trained = mixed_precision(recipe.train.precision)
+        storage, self._mixed = storage_of(recipe.train, trained), judging_precision(trained)
+        self._names = [f"lora_{number}" for number in range(len(loras))]
+        judged = [Earlier(name, lora, 1.0) for name, lora in zip(self._names, loras, strict=True)]
+        network = load_base(recipe.base, checkpoint, (*beside, *judged), storage, self._mixed)
+        self._network = network.to(self._device).eval()
+
+    def _set(self, strengths: Sequence[float]) -> None:
+        for name, strength in zip(self._names, strengths, strict=True):
+            set_strength(self._network, strength, name)
 
     @torch.no_grad()
     def losses(
         self, cached: CacheFolders, pictures: Sequence[HeldOutPicture], strengths: Sequence[float]
     ) -> Losses:
         """The loss of each of `pictures` at each of its timesteps."""
-        self._loras.set_strengths(strengths)
+        self._set(strengths)
         row = {picture.md5: number for number, picture in enumerate(pictures)}
         found = np.zeros((len(pictures), len(pictures[0].timesteps)))
         for batch in self._batches(cached, pictures):
@@ -87,13 +106,13 @@ class HeldOut:
         """
         total: Quadratic | None = None
         for batch in self._batches(cached, pictures):
-            self._loras.set_strengths(at(strengths))
+            self._set(at(strengths))
             centre = self._residuals(batch)
             beside = []
             for index, step in enumerate(steps):
                 shifted = list(strengths)
                 shifted[index] += step
-                self._loras.set_strengths(at(shifted))
+                self._set(at(shifted))
                 beside.append(self._residuals(batch))
             part = quadratic(centre, beside, steps)
             total = part if total is None else total + part
@@ -101,7 +120,9 @@ class HeldOut:
         return total
 
     def _predicted(self, batch: _Batch) -> Tensor:
-        return predict(self._unet, batch.noisy, batch.timesteps, batch.told)
+        with autocast(self._device, self._mixed):
+            said: Tensor = self._network(batch.noisy, batch.timesteps, batch.told)
+        return said
 
     def _residuals(self, batch: _Batch) -> NDArray[np.float64]:
         """Divided by the root of a sample's size: larger pictures count as much as small ones."""

@@ -13,8 +13,13 @@ from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.gate import RETRY_RATE
 from pipeline.rounds.pictures import pictures
 from pipeline.train.counted import seed_of
-from pipeline.train.plan import RoundTraining, Start
+from pipeline.train.plan import Earlier, RoundTraining, Start
 from pipeline.train.rate import WHOLE, Phase, jagged
+
+
+def earlier(base: tuple[Link, ...]) -> tuple[Earlier, ...]:
+    """Merged rounds as LoRAs that stand beside the origin."""
+    return tuple(Earlier(f"round_{link.round:02d}", link.lora, link.strength) for link in base)
 
 
 def training(
@@ -66,7 +71,8 @@ def training(
         steps=law.steps,
         phase=phase,
         snapshots=0,
-        checkpoint=checkpoint,
+        checkpoint=None if law.train.earlier_beside else checkpoint,
+        beside=earlier(base) if law.train.earlier_beside else (),
         pictures=learnt,
         latents=seen.folders.latents,
         texts=seen.folders.text,

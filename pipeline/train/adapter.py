@@ -1,85 +1,46 @@
-"""One LoRA on a UNet, through peft: the layers it covers, its strength, and its kohya-format file.
+"""The LoRA that a round trains, through peft: attached, taken apart into kohya's tensors, saved."""
 
-Layers are those that kohya's format names: every linear layer and 1x1 convolution inside the
-attention transformers; with a convolution rank also the resnets, down- and upsamplers.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.downsampling import Downsample2D
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
-from diffusers.models.upsampling import Upsample2D
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pipeline.artefacts.files import write_bytes
 from pipeline.artefacts.tensors import ordered
+from pipeline.errors import RequestError
 from pipeline.recipe.lora import Lora
 from pipeline.train.counted import seed_of
-from pipeline.train.naming import unet_names
+from pipeline.train.denoiser import Denoiser
+from pipeline.train.naming import kohya_names
+from pipeline.train.targets import Target, targets
 
 NAME = "round"
-_ATTENTION = (Transformer2DModel,)
-_CONVOLUTION = (ResnetBlock2D, Downsample2D, Upsample2D)
 
 
-@dataclass(frozen=True)
-class Target:
-    """A layer that gets a delta."""
-
-    name: str
-    rank: int
-    alpha: float
-
-
-def targets(unet: UNet2DConditionModel, lora: Lora) -> list[Target]:
-    """The layers to adapt, in the order of the module tree, each once.
-
-    A rank above a layer's own size cannot add anything: it is cut to that size, with alpha cut by
-    the same factor, so that the scale alpha / rank stays the recipe's.
-    """
-    found: dict[str, Target] = {}
-    parents = _ATTENTION + (_CONVOLUTION if lora.conv_rank else ())
-    for parent_name, parent in unet.named_modules():
-        if not isinstance(parent, parents):
-            continue
-        for child_name, child in parent.named_modules():
-            name = f"{parent_name}.{child_name}"
-            size = _largest_rank(child)
-            if size is None:
-                continue
-            spatial = isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1)
-            rank = lora.conv_rank if spatial else lora.rank
-            alpha = lora.convolution_alpha if spatial else lora.linear_alpha
-            if rank == 0:
-                continue
-            fits = min(rank, size)
-            found.setdefault(name, Target(name, fits, alpha * fits / rank))
-    return list(found.values())
-
-
-def _largest_rank(module: nn.Module) -> int | None:
-    if isinstance(module, nn.Linear):
-        return min(module.in_features, module.out_features)
-    if isinstance(module, nn.Conv2d):
-        kernel = module.kernel_size[0] * module.kernel_size[1]
-        return min(module.in_channels * kernel, module.out_channels)
-    return None
-
-
-def attach(unet: UNet2DConditionModel, lora: Lora, seed: int) -> list[Target]:
+def attach(network: Denoiser, lora: Lora, seed: int) -> list[Target]:
     """Adds a fresh LoRA: down by Kaiming from `seed`, up zero, so that the network is unchanged.
 
-    All other weights are frozen; the factors are float32 whatever the UNet's dtype.
+    All other weights are frozen; the factors are float32 whatever the network's dtype.
     """
-    covered = targets(unet, lora)
+    covered = targets(network, lora)
+    network.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "lora"))
+        inject(network, covered, NAME)
+    for parameter in trainable(network):
+        parameter.data = parameter.data.float()
+    return covered
+
+
+def inject(network: Denoiser, covered: Sequence[Target], name: str) -> None:
+    """Adds factors of these ranks under `name`, and lets every adapter of each layer act.
+
+    Only those of the round's own adapter are trained.
+    """
     first = covered[0]
     config = LoraConfig(
         r=first.rank,
@@ -89,41 +50,41 @@ def attach(unet: UNet2DConditionModel, lora: Lora, seed: int) -> list[Target]:
         alpha_pattern={exactly(t.name): t.alpha for t in covered},
         init_lora_weights=True,
     )
-    unet.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "lora"))
-        unet.add_adapter(config, adapter_name=NAME)
-    for parameter in trainable(unet):
-        parameter.data = parameter.data.float()
-    return covered
+    inject_adapter_in_model(config, network, name)
+    del network.peft_config  # Only for saving, which peft does not do here; it warns of a second.
+    for _, layer in layers(network):
+        layer.set_adapter(list(layer.lora_A))
+    for path, parameter in network.named_parameters():
+        parameter.requires_grad_(f".{NAME}." in path)
 
 
 def exactly(name: str) -> str:
     return "^" + name.replace(".", r"\.")
 
 
-def layers(unet: UNet2DConditionModel) -> Iterator[tuple[str, LoraLayer]]:
-    """(diffusers module name, peft layer) of every adapted layer."""
-    for name, module in unet.named_modules():
+def layers(network: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """(path, peft layer) of every adapted layer."""
+    for name, module in network.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
 
 
-def trainable(unet: UNet2DConditionModel) -> list[nn.Parameter]:
-    """The LoRA's factors, in module order."""
-    return [p for p in unet.parameters() if p.requires_grad]
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The round's factors, in module order."""
+    return [p for p in network.parameters() if p.requires_grad]
 
 
-def set_strength(unet: UNet2DConditionModel, strength: float) -> None:
-    """Multiplies the delta of every adapted layer by `strength`; nothing is written to weights."""
-    for _, layer in layers(unet):
-        layer.set_scale(NAME, strength)
+def set_strength(network: Denoiser, strength: float, name: str = NAME) -> None:
+    """Multiplies the delta of every layer of an adapter by `strength`; weights stay as they are."""
+    for _, layer in layers(network):
+        if name in layer.lora_A:
+            layer.set_scale(name, strength)
 
 
-def factors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+def factors(network: Denoiser) -> dict[str, Tensor]:
     """Under kohya's names: lora_down (r, in[, k, k]), lora_up (out, r[, 1, 1]) and alpha ()."""
     tensors = {}
-    for key, layer in named(unet):
+    for key, layer in named(network):
         down = layer.lora_A[NAME].weight
         up = layer.lora_B[NAME].weight
         tensors[f"{key}.lora_down.weight"] = down.detach().float().cpu().contiguous()
@@ -132,18 +93,11 @@ def factors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     return tensors
 
 
-def set_factors(unet: UNet2DConditionModel, tensors: Mapping[str, Tensor]) -> None:
-    """Puts factors saved by `factors` back into the attached adapter."""
-    for key, layer in named(unet):
-        layer.lora_A[NAME].weight.data.copy_(tensors[f"{key}.lora_down.weight"])
-        layer.lora_B[NAME].weight.data.copy_(tensors[f"{key}.lora_up.weight"])
-
-
-def named(unet: UNet2DConditionModel) -> Iterator[tuple[str, LoraLayer]]:
-    """(kohya's name, peft layer) of every adapted layer."""
-    adapted = dict(layers(unet))
-    for module, name in unet_names(unet, adapted).items():
-        yield name, adapted[module]
+def named(network: Denoiser) -> Iterator[tuple[str, LoraLayer]]:
+    """(kohya's name, peft layer) of every layer that the round's adapter covers."""
+    adapted = {path: layer for path, layer in layers(network) if NAME in layer.lora_A}
+    for path, name in kohya_names(network, adapted).items():
+        yield name, adapted[path]
 
 
 def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -151,6 +105,20 @@ def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, 
     write_bytes(path, ordered(save(dict(tensors), metadata=dict(metadata))))
 
 
-def load_lora(unet: UNet2DConditionModel, path: Path) -> None:
-    """Reads a file of `save_lora` into the attached adapter."""
-    set_factors(unet, load_file(path))
+def load_lora(network: Denoiser, path: Path) -> None:
+    """Reads a file of `save_lora` into the attached adapter.
+
+    Raises:
+        RequestError: it has other layers or ranks.
+    """
+    tensors = load_file(path)
+    for key, layer in named(network):
+        for part, factor in (("lora_down", layer.lora_A), ("lora_up", layer.lora_B)):
+            found, own = tensors.get(f"{key}.{part}.weight"), factor[NAME].weight
+            if found is None or found.shape != own.shape:
+                shape = "none" if found is None else f"{list(found.shape)}"
+                raise RequestError(
+                    f"{path} has {shape} for {key}.{part}, where [lora] asks for "
+                    f"{list(own.shape)}. Give [lora] the ranks that it was trained with."
+                )
+            own.data.copy_(found)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
 
 from merge.thin import of_factors
-from pipeline.train.naming import unet_names
+from pipeline.train.denoiser import Denoiser
+from pipeline.train.naming import kohya_names
 
 SHARE = 0.5
 """Of a LoRA's rank."""
@@ -86,11 +86,11 @@ def carried_over(chain: Sequence[tuple[Path, float]]) -> Carried:
     return carried
 
 
-def take_out(unet: UNet2DConditionModel, modules: Sequence[str], carried: Carried) -> None:
+def take_out(network: Denoiser, modules: Sequence[str], carried: Carried) -> None:
     """Subtracts `carried` from the float32 weights of `modules`, in place."""
-    for module, name in unet_names(unet, modules).items():
+    for module, name in kohya_names(network, modules).items():
         if name in carried:
-            weight = unet.get_submodule(module).weight
+            weight: Tensor = network.get_submodule(module).weight  # type: ignore[assignment]
             delta = carried[name].up @ carried[name].down
             weight.data -= delta.view_as(weight).to(weight)
 

@@ -8,28 +8,46 @@ The only file of this room that imports merge, whose tables of names it reads; n
 
 from collections.abc import Iterable
 
-from diffusers import UNet2DConditionModel
+from merge.keys import block_of, text_module, translate, unet_modules
+from merge.shapes import UNetShape, unet_shape_of_diffusers
+from pipeline.train.denoiser import WRAPPED, Denoiser
 
-from merge.keys import translate, unet_modules
-from merge.shapes import unet_shape_of_diffusers
-
-UNET = "lora_unet_"
-WRAPPED = ".base_layer"
-"""What peft puts between a layer's name and its own weights'."""
+UNET = "unet."
+ENCODERS = "encoders."
 
 
-def unet_names(unet: UNet2DConditionModel, modules: Iterable[str]) -> dict[str, str]:
-    """diffusers module → kohya's name of it: SDXL's in sgm's block names, SD 1.5's in its own."""
-    if unet.config.addition_embed_type != "text_time":
-        return {module: _underscored(module) for module in modules}
-    keys = [key.replace(WRAPPED, "") for key in unet.state_dict()]
-    blocks = unet_modules(unet_shape_of_diffusers(keys))
+def kohya_names(network: Denoiser, paths: Iterable[str]) -> dict[str, str]:
+    """Path of a layer in `network` → kohya's name of it: in SDXL's UNet with sgm's blocks."""
+    sgm = network.unet.config.addition_embed_type == "text_time"
+    shape = _shape(network)
+    return {path: _kohya(path, shape if sgm else None) for path in paths}
+
+
+def _kohya(path: str, shape: UNetShape | None) -> str:
+    if path.startswith(ENCODERS):
+        _, encoder, module = path.split(".", 2)
+        return f"lora_{encoder}_" + text_module(module).replace(".", "_")
+    module = path.removeprefix(UNET)
+    if shape is not None:
+        module = _in_ldm(module, shape) or module
+    return "lora_unet_" + module.replace(".", "_")
+
+
+def block_names(network: Denoiser, paths: Iterable[str]) -> dict[str, str]:
+    """Path of a layer → its block as block weights count them: IN00, M00, OUT00, …; BASE for the
+    text encoders."""
+    shape = _shape(network)
     names = {}
-    for module in modules:
-        found = translate(f"{module}.weight", blocks)
-        names[module] = _underscored(module if found is None else found.removesuffix(".weight"))
+    for path in paths:
+        inside = None if path.startswith(ENCODERS) else _in_ldm(path.removeprefix(UNET), shape)
+        names[path] = "BASE" if inside is None else block_of(inside, shape)
     return names
 
 
-def _underscored(module: str) -> str:
-    return UNET + module.replace(".", "_")
+def _in_ldm(module: str, shape: UNetShape) -> str | None:
+    found = translate(f"{module}.weight", unet_modules(shape))
+    return None if found is None else found.removesuffix(".weight")
+
+
+def _shape(network: Denoiser) -> UNetShape:
+    return unet_shape_of_diffusers(key.replace(WRAPPED, "") for key in network.unet.state_dict())

@@ -1,45 +1,64 @@
-"""The networks that a round trains: loaded, cast, and with a fresh LoRA attached."""
+"""The networks that a round trains and is judged by: loaded, stored, and with LoRAs attached."""
 
-import torch
-from diffusers import UNet2DConditionModel
+from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.errors import RequestError
 from pipeline.models.load import load_unet
 from pipeline.recipe import BuildRecipe
-from pipeline.train.adapter import Target, attach, targets
+from pipeline.recipe.base import Base
+from pipeline.recipe.train import Storage
+from pipeline.train.adapter import attach
+from pipeline.train.beside import read_beside, stand_beside, taken_back
 from pipeline.train.carry import Carried, take_out
-from pipeline.train.plan import RoundTraining
+from pipeline.train.denoiser import Denoiser
+from pipeline.train.plan import Earlier, RoundTraining
+from pipeline.train.precision import storage_of
 from pipeline.train.start import begin
+from pipeline.train.storage import store
+from pipeline.train.targets import Target, targets
+
+
+def load_base(
+    base: Base, checkpoint: Path | None, beside: Sequence[Earlier], storage: Storage, mixed: str
+) -> Denoiser:
+    """The networks of `checkpoint` (None: the origin), frozen, with `beside` beside their weights.
+
+    Args:
+        mixed: accelerate's word for what products are autocast to: "no", "fp16" or "bf16".
+
+    Raises:
+        RequestError: the base or a LoRA cannot be loaded, or they do not fit.
+    """
+    network = Denoiser(load_unet(base, checkpoint))
+    store(network, storage, mixed)
+    stand_beside(network, [read_beside(earlier) for earlier in beside])
+    return network
 
 
 def load_network(
-    recipe: BuildRecipe, training: RoundTraining, precision: str, carried: Carried
-) -> tuple[UNet2DConditionModel, list[Target]]:
-    """The UNet in training mode, and the layers that its LoRA covers.
+    recipe: BuildRecipe, training: RoundTraining, mixed: str, carried: Carried
+) -> tuple[Denoiser, list[Target]]:
+    """What a round trains, in training mode, and the layers that its LoRA covers.
 
     Args:
-        precision: accelerate's word for what the network is autocast to: "no" or "fp16".
         carried: taken out of the weights and put into the LoRA.
     """
-    unet: UNet2DConditionModel = load_unet(recipe.base, training.checkpoint)
-    take_out(unet, [target.name for target in targets(unet, recipe.lora)], carried)
-    if precision == "fp16":
-        unet.to(dtype=torch.float16)
+    network = Denoiser(load_unet(recipe.base, training.checkpoint))
+    covered = targets(network, recipe.lora)
+    if not covered:
+        raise RequestError("[lora] covers no layer of this base.")
+    beside = [read_beside(earlier) for earlier in training.beside]
+    if recipe.train.earlier_beside:
+        # These weights' grid would swallow it.
+        beside += taken_back(carried)
+    else:
+        take_out(network, [target.name for target in covered], carried)
+    store(network, storage_of(recipe.train, mixed), mixed)
+    stand_beside(network, beside)
     if recipe.train.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-    covered = attach(unet, recipe.lora, training.seed)
-    begin(unet, training.start, carried)
-    unet.train()
-    return unet, covered
-
-
-def mixed_precision(precision: str) -> str:
-    """What accelerate should autocast to: fp16 on a GPU where the recipe leaves it open."""
-    if precision == "auto":
-        return "fp16" if torch.cuda.is_available() else "no"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise RequestError(
-            '[train].precision is "fp16", which needs a GPU, and there is none here. '
-            'Use "auto" or "float32".'
-        )
-    return "fp16" if precision == "fp16" else "no"
+        network.unet.enable_gradient_checkpointing()
+    covered = attach(network, recipe.lora, training.seed)
+    begin(network, training.start, carried)
+    network.train()
+    return network, covered

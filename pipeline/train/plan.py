@@ -19,6 +19,15 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """An earlier round's LoRA that a round starts from without its being merged."""
+
+    name: str
+    file: Path
+    strength: float
+
+
+@dataclass(frozen=True)
 class RoundTraining:
     """One attempt at a round's LoRA."""
 
@@ -39,6 +48,8 @@ class RoundTraining:
     """The LoRA is also kept after each of so many equal parts of the steps; 0: at the end alone."""
     checkpoint: Path | None
     """What the LoRA is trained on: an earlier round's checkpoint, or None for the origin."""
+    beside: tuple[Earlier, ...]
+    """LoRAs that stand beside those weights: earlier rounds that their precision would hide."""
     pictures: tuple[str, ...]
     """md5s to train on; the held-out ones are not among them."""
     latents: Path

@@ -21,14 +21,14 @@ from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
 from pipeline.train.ahead import Ahead, moved, pinned
 from pipeline.train.carry import carried_over
-from pipeline.train.conditioning import predict
 from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
 from pipeline.train.losses import Losses
-from pipeline.train.network import load_network, mixed_precision
+from pipeline.train.network import load_network
 from pipeline.train.objective import noisy, target
 from pipeline.train.optimizers import Group, judged, new_optimizer
 from pipeline.train.plan import RoundTraining
+from pipeline.train.precision import mixed_precision
 from pipeline.train.resume import State, load_state, require_same, save_state, take
 from pipeline.train.schedule import new_schedule
 from pipeline.train.start import BATCHES, aim
@@ -73,11 +73,10 @@ class Run:
         chain = zip(start.loras, start.strengths, strict=True)
         self.carried = carried_over(tuple(chain)) if start.policy == "carried" else {}
         """What the LoRA was given of the one before, and its saved file takes back."""
-        unet, self.covered = load_network(
+        self.network, self.covered = load_network(
             recipe, training, self.accelerator.mixed_precision, self.carried
         )
-        self.network = unet
-        self.parameters = {n: p for n, p in unet.named_parameters() if p.requires_grad}
+        self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""
         trained = list(self.parameters.values())
         self._optimizer = new_optimizer(train, [Group(trained, training.learning_rate)])
@@ -86,10 +85,10 @@ class Run:
         if channels_last == "auto":
             channels_last = self.accelerator.device.type == "cuda"
         if channels_last:
-            unet.to(memory_format=torch.channels_last)
+            self.network.unet.to(memory_format=torch.channels_last)
         if train.compile:
-            unet.compile(dynamic=True)  # One compilation for all buckets.
-        self._unet, self._optimizer = self.accelerator.prepare(unet, self._optimizer)
+            self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
+        self._denoiser, self._optimizer = self.accelerator.prepare(self.network, self._optimizer)
         if start.policy in ("gradient", "carried") and load_state(training.folder) is None:
             aim(self.network, self.carried, self._gradients)
         self._average: EMAModel | None = None
@@ -225,7 +224,7 @@ class Run:
         """Devices add up their gradients once a step, with their last batch."""
         if last or self.devices == 1:
             return nullcontext()
-        context: AbstractContextManager[None] = self.accelerator.no_sync(self._unet)
+        context: AbstractContextManager[None] = self.accelerator.no_sync(self._denoiser)
         return context
 
     def _losses(self, inputs: Inputs) -> Tensor:
@@ -234,7 +233,7 @@ class Run:
         wanted = target(schedule, inputs.latents, inputs.noise, timesteps)
         mixed = noisy(schedule, inputs.latents, inputs.shown, timesteps)
         with self.accelerator.autocast():
-            prediction = predict(self._unet, mixed, timesteps, inputs.told)
+            prediction = self._denoiser(mixed, timesteps, inputs.told)
         return training_losses(self.recipe.train, schedule, prediction, wanted, timesteps)
 
     def look(self) -> None:

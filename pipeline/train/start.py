@@ -14,13 +14,13 @@ algorithm 4.4), in the memory that training needs anyway.
 from collections.abc import Callable
 
 import torch
-from diffusers import UNet2DConditionModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.train.adapter import NAME, named
 from pipeline.train.carry import Carried
+from pipeline.train.denoiser import Denoiser
 from pipeline.train.plan import Start
 
 BATCHES = 8
@@ -29,10 +29,10 @@ KAIMING = 3**-0.5
 """The norm of a row that Kaiming draws, whatever the layer's width."""
 
 
-def begin(unet: UNet2DConditionModel, start: Start, carried: Carried) -> None:
+def begin(network: Denoiser, start: Start, carried: Carried) -> None:
     """Fills a fresh adapter with what is taken over; `carried` was taken out of the weights."""
     last = load_file(start.loras[-1]) if start.policy == "kept" and start.loras else {}
-    for name, layer in named(unet):
+    for name, layer in named(network):
         down, up = _factors(layer)
         if name in carried:
             rank, root = len(carried[name].down), layer.scaling[NAME] ** 0.5
@@ -43,7 +43,7 @@ def begin(unet: UNet2DConditionModel, start: Start, carried: Carried) -> None:
             down[: len(rows)] = rows
 
 
-def aim(unet: UNet2DConditionModel, carried: Carried, gradients: Callable[[], None]) -> None:
+def aim(network: Denoiser, carried: Carried, gradients: Callable[[], None]) -> None:
     """Turns the rows that are not carried towards the gradient's leading directions.
 
     `gradients` adds the gradient of a few batches' mean loss to the factors' `grad`. A layer whose
@@ -51,14 +51,14 @@ def aim(unet: UNet2DConditionModel, carried: Carried, gradients: Callable[[], No
     """
     drawn = {}
     gradients()
-    for name, layer in named(unet):
+    for name, layer in named(network):
         (down, up), given = _factors(layer), _given(name, carried)
         basis = torch.linalg.qr(_gradient(layer.lora_B[NAME].weight)[:, given:]).Q
         drawn[name] = down[given:].clone()
         down[given:] = 0
         up[:, given:] = basis.nan_to_num(0.0)
     gradients()
-    for name, layer in named(unet):
+    for name, layer in named(network):
         (down, up), given = _factors(layer), _given(name, carried)
         rows = _gradient(layer.lora_A[NAME].weight)[given:]
         up[:, given:] = 0

@@ -116,6 +116,7 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
             phase=WHOLE,
             snapshots=0,
             checkpoint=None,
+            beside=(),
             pictures=tuple(f"{n:032x}" for n in range(PICTURES)),
             latents=shards / "latents",
             texts=shards / "texts",

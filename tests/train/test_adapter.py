@@ -11,20 +11,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.recipe.lora import Lora
-from pipeline.train.adapter import (
-    attach,
-    factors,
-    load_lora,
-    save_lora,
-    set_strength,
-    targets,
-    trainable,
-)
+from pipeline.train.adapter import attach, factors, load_lora, save_lora, set_strength, trainable
+from pipeline.train.conditioning import Conditioning
+from pipeline.train.denoiser import Denoiser
+from pipeline.train.targets import targets
 
 
-def new_unet() -> UNet2DConditionModel:
+def new_network() -> Denoiser:
     torch.manual_seed(0)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -33,67 +28,70 @@ def new_unet() -> UNet2DConditionModel:
         cross_attention_dim=24,
         attention_head_dim=2,
         norm_num_groups=8,
-    ).eval()
+    )
+    return Denoiser(unet).eval()
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs() -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
     generator = torch.Generator().manual_seed(1)
     return (
         torch.randn(2, 4, 8, 8, generator=generator),
         torch.tensor([10, 700]),
-        torch.randn(2, 77, 24, generator=generator),
+        Conditioning(torch.randn(2, 77, 24, generator=generator), None),
     )
 
 
-def trained(unet: UNet2DConditionModel) -> None:
+def trained(network: Denoiser) -> None:
     """Stands for training: random values in every factor."""
     generator = torch.Generator().manual_seed(2)
-    for parameter in trainable(unet):
+    for parameter in trainable(network):
         parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
 
 
 def test_linear_only_covers_attention_and_conv_adds_the_resnets() -> None:
-    unet = new_unet()
-    linear = {t.name for t in targets(unet, Lora(rank=4))}
-    both = {t.name: t for t in targets(unet, Lora(rank=4, alpha=2, conv_rank=8))}
+    network = new_network()
+    linear = {t.name for t in targets(network, Lora(rank=4))}
+    both = {t.name: t for t in targets(network, Lora(rank=4, alpha=2, conv_rank=8))}
     assert linear < set(both)
     assert all(".attentions." in name for name in linear)
-    assert "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k" in linear
-    assert not any(name.startswith(("conv_in", "conv_out", "time_embedding")) for name in both)
-    convolution = both["down_blocks.0.resnets.0.conv1"]
+    assert "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k" in linear
+    assert not any(
+        name.startswith(("unet.conv_in", "unet.conv_out", "unet.time_embedding")) for name in both
+    )
+    convolution = both["unet.down_blocks.0.resnets.0.conv1"]
     assert (convolution.rank, convolution.alpha) == (8, 4.0)
-    projection = both["mid_block.resnets.0.time_emb_proj"]
+    projection = both["unet.mid_block.resnets.0.time_emb_proj"]
     assert (projection.rank, projection.alpha) == (4, 2.0)
 
 
 def test_a_rank_above_the_layer_keeps_the_scale() -> None:
-    widest = {t.name: t for t in targets(new_unet(), Lora(rank=64, alpha=32))}
-    query = widest["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"]
+    widest = {t.name: t for t in targets(new_network(), Lora(rank=64, alpha=32))}
+    query = widest["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"]
     assert (query.rank, query.alpha) == (16, 8.0)
 
 
 def test_a_fresh_adapter_changes_nothing_and_is_the_seeds_own() -> None:
-    plain, adapted, again = new_unet(), new_unet(), new_unet()
+    plain, adapted, again = new_network(), new_network(), new_network()
     attach(adapted, Lora(rank=4, conv_rank=4), seed=5)
     state = torch.random.get_rng_state()
     attach(again, Lora(rank=4, conv_rank=4), seed=5)
     assert torch.random.get_rng_state().equal(state)
     with torch.no_grad():
-        assert adapted(*inputs()).sample.equal(plain(*inputs()).sample)
+        assert adapted(*inputs()).equal(plain(*inputs()))
     for a, b in zip(trainable(adapted), trainable(again), strict=True):
         assert a.equal(b) and a.dtype == torch.float32
 
 
 def test_the_file_is_the_delta_at_every_strength(tmp_path: Path) -> None:
     """The adapter route equals the weight route, with kohya's formula worked here."""
-    adapted = new_unet()
+    adapted = new_network()
     attach(adapted, Lora(rank=4, alpha=3, conv_rank=2, conv_alpha=1), seed=5)
     trained(adapted)
     save_lora(factors(adapted), tmp_path / "lora.safetensors", {"ss_network_dim": "4"})
     tensors = load_file(tmp_path / "lora.safetensors")
     for strength in (0.0, 0.4, 1.0):
-        merged = new_unet()
-        for name, module in merged.named_modules():
+        merged = new_network()
+        for name, module in merged.unet.named_modules():
             key = "lora_unet_" + name.replace(".", "_")
             if f"{key}.alpha" not in tensors:
                 continue
@@ -104,13 +102,11 @@ def test_the_file_is_the_delta_at_every_strength(tmp_path: Path) -> None:
             module.weight.data += scale * delta.reshape(module.weight.shape)
         set_strength(adapted, strength)
         with torch.no_grad():
-            torch.testing.assert_close(
-                adapted(*inputs()).sample, merged(*inputs()).sample, atol=2e-5, rtol=1e-4
-            )
+            torch.testing.assert_close(adapted(*inputs()), merged(*inputs()), atol=2e-5, rtol=1e-4)
 
 
 def test_a_saved_lora_comes_back(tmp_path: Path) -> None:
-    first, second = new_unet(), new_unet()
+    first, second = new_network(), new_network()
     attach(first, Lora(rank=4, conv_rank=2), seed=5)
     trained(first)
     save_lora(factors(first), tmp_path / "a.safetensors", {})

@@ -18,6 +18,7 @@ from pipeline.recipe.base import Base
 from pipeline.recipe.lora import Lora
 from pipeline.recipe.train import Train
 from pipeline.train.adapter import attach, trainable
+from pipeline.train.denoiser import Denoiser
 from pipeline.train.objective import noisy, sample_losses, target
 from pipeline.train.optimizers import Group, judged, new_optimizer
 
@@ -85,7 +86,7 @@ def test_it_learns_eight_pictures(
     lesson: Lesson, name: str, rate: float, arguments: dict[str, Any]
 ) -> None:
     unet = copy.deepcopy(lesson.unet)
-    attach(unet, Lora(rank=4), seed=1)
+    attach(Denoiser(unet), Lora(rank=4), seed=1)
     train = Train(optimizer=name, optimizer_args=arguments)
     optimizer = new_optimizer(train, [Group(trainable(unet), rate)])
     with torch.no_grad():

@@ -76,13 +76,13 @@ def test_a_carried_start_leaves_the_function(
         training = replace(training, **after(chain, "carried", merged)["training"])
         before = said(load_unet(recipe.base, merged))
         run = Run(recipe, training)
-        torch.testing.assert_close(said(run.network), before, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(said(run.network.unet), before, atol=2e-5, rtol=1e-4)
         # Not by doing nothing: half of each layer's rank is there, out of the weights.
         assert {len(kept.down) for kept in run.carried.values()} == {2, 1}
         with torch.no_grad():
             for _, layer in named(run.network):
                 layer.set_scale(NAME, 0.0)
-        assert (said(run.network) - before).abs().max() > 1e-3
+        assert (said(run.network.unet) - before).abs().max() > 1e-3
 
 
 def test_the_saved_delta_is_what_training_saw(
@@ -95,7 +95,7 @@ def test_the_saved_delta_is_what_training_saw(
     run = Run(recipe, training)
     for _ in range(3):
         run.advance()
-    end, fresh = said(run.network), run.carried
+    end, fresh = said(run.network.unet), run.carried
     assert (end - said(load_unet(recipe.base, merged))).abs().max() > 1e-3
     run.look()
     write_product(run)
@@ -135,9 +135,9 @@ def test_a_kept_start_has_the_last_rounds_down_and_no_up(
     recipe, training = plan("kept", **FAST)
     merged = laid(recipe, two[:1], tmp_path / "merged")
     training = replace(training, **after(two[:1], "kept", merged)["training"])
-    unet, _ = load_network(recipe, training, "no", {})
+    network, _ = load_network(recipe, training, "no", {})
     last = load_file(two[0][0])
-    for name, layer in named(unet):
+    for name, layer in named(network):
         assert layer.lora_A[NAME].weight.equal(last[f"{name}.lora_down.weight"])
         assert not layer.lora_B[NAME].weight.any()
 

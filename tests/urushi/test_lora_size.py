@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from pipeline.recipe.base import Base
 from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, factors
+from pipeline.train.denoiser import Denoiser
 from urushi.lora_size import lora_bytes
 
 
@@ -36,8 +37,9 @@ def test_it_is_what_training_writes(tmp_path: Path, lora: Lora) -> None:
     (folder / "unet").mkdir(parents=True)
     save_file(unet.state_dict(), folder / "unet" / "diffusion_pytorch_model.safetensors")
     base = Base(checkpoint=folder)
-    attach(unet, lora, seed=1)
-    trained = factors(unet)
+    network = Denoiser(unet)
+    attach(network, lora, seed=1)
+    trained = factors(network)
     assert lora_bytes(base, lora) == sum(t.numel() * 4 for t in trained.values())
 
 

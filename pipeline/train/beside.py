@@ -1,0 +1,121 @@
+"""LoRAs from files beside a network's weights: frozen, each at a strength of its own, none merged.
+
+So a round can start from earlier ones that its base's precision would hide, strengths can be
+judged before anything is merged, and a part of a LoRA can be taken back (strength -1).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.errors import RequestError
+from pipeline.train.adapter import inject, layers, set_strength
+from pipeline.train.carry import Carried
+from pipeline.train.denoiser import Denoiser, plain
+from pipeline.train.naming import kohya_names
+from pipeline.train.plan import Earlier
+from pipeline.train.targets import Target
+
+PARTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a LoRA adds to one layer: scale x up @ down."""
+
+    down: Tensor
+    """(r, in[, k, k])"""
+    up: Tensor
+    """(out, r[, 1, 1])"""
+    alpha: float
+    """The scale is alpha / r."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One LoRA that stands beside the weights."""
+
+    name: str
+    """Of the adapter: each has its own."""
+    deltas: Mapping[str, Delta]
+    """By kohya's name of the layer."""
+    strength: float
+
+
+def read_beside(earlier: Earlier) -> Beside:
+    """From a file of kohya's format, of two factors a layer, as training here writes it.
+
+    Raises:
+        RequestError: it is of another format or form.
+    """
+    path = earlier.file
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_file(path).items():
+        layer, _, part = key.partition(".")
+        if part not in PARTS:
+            raise RequestError(
+                f"{key} in {path} is no part of a LoRA of two factors in kohya's layout. "
+                "Only those can stand beside a network; merge it instead "
+                '([train].earlier_rounds = "merged"), or convert it with `urushi lora convert`.'
+            )
+        found.setdefault(layer, {})[PARTS[part]] = tensor
+    deltas = {}
+    for layer, parts in found.items():
+        if not {"down", "up"} <= parts.keys():
+            raise RequestError(f"{path} has only one factor for {layer}. Copy or train it again.")
+        alpha = parts.get("alpha")
+        rank = len(parts["down"])
+        scale = float(rank) if alpha is None else float(alpha)
+        deltas[layer] = Delta(parts["down"], parts["up"], scale)
+    return Beside(earlier.name, deltas, earlier.strength)
+
+
+def taken_back(carried: Carried) -> list[Beside]:
+    """What a LoRA is given of the one before, at -1."""
+    deltas = {n: Delta(part.down, part.up, float(len(part.down))) for n, part in carried.items()}
+    return [Beside("carried", deltas, -1.0)] if deltas else []
+
+
+def stand_beside(network: Denoiser, loras: Sequence[Beside]) -> None:
+    """Attaches `loras` to `network`, frozen, each at its strength.
+
+    Raises:
+        RequestError: one has a layer that the network lacks, or of other sizes.
+    """
+    linear = dict(plain(network.named_modules()))
+    places = {name: path for path, name in kohya_names(network, linear).items()}
+    for lora in loras:
+        paths = {}
+        for name, delta in lora.deltas.items():
+            path = places.get(name)
+            if path is None or not _fits(linear[path], delta):
+                sizes = f"{len(delta.up)} x {delta.down[0].numel()}"
+                raise RequestError(
+                    f"{lora.name} changes {name} as a layer of {sizes}, which this base does not "
+                    "have. It was trained on another base."
+                )
+            paths[path] = delta
+        covered = [Target(path, len(d.down), d.alpha) for path, d in paths.items()]
+        inject(network, covered, lora.name)
+        for path, layer in layers(network):
+            if path in paths:
+                _fill(layer.lora_A[lora.name], paths[path].down)
+                _fill(layer.lora_B[lora.name], paths[path].up)
+        set_strength(network, lora.strength, lora.name)
+
+
+def _fits(module: nn.Linear | nn.Conv2d, delta: Delta) -> bool:
+    # Quantised weights are packed: the layer itself knows its size.
+    if isinstance(module, nn.Linear):
+        sizes = (module.out_features, module.in_features)
+    else:
+        kernel = module.kernel_size[0] * module.kernel_size[1]
+        sizes = (module.out_channels, module.in_channels * kernel)
+    return (len(delta.up), delta.down[0].numel()) == sizes
+
+
+def _fill(factor: nn.Linear | nn.Conv2d, values: Tensor) -> None:
+    weight = factor.weight
+    weight.data = values.float().reshape(weight.shape).to(weight.device)
