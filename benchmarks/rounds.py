@@ -62,8 +62,8 @@ class Size:
     """How much is run."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    pretraining: int = 4000
-    few_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2)
+    pretraining: int = 6000
+    few_rates: tuple[float, ...] = (7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2)
     short: int = 1000
     long: int = 4000
     repeats: int = 300
@@ -77,7 +77,7 @@ FULL = Size()
 QUICK = Size(
     seeds=(0,),
     pretraining=300,
-    few_rates=(6e-3, 2.4e-2),
+    few_rates=(1.5e-3, 6e-3),
     short=50,
     long=100,
     repeats=40,
