@@ -13,7 +13,7 @@ from pipeline.artefacts.ledger import Ledger, RoundRow
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview import wording
 from pipeline.preview.data import Counts, DatasetFacts
-from pipeline.preview.plots import standing_losses
+from pipeline.preview.standing import stands
 from pipeline.preview.verdict import file_name
 from pipeline.recipe.build import BuildRecipe
 
@@ -71,15 +71,15 @@ def _head(recipe: BuildRecipe, family: str) -> str:
 
 
 def _summary(ledger: Ledger) -> str:
-    points = standing_losses(ledger)
+    points = stands(ledger)
     merged = [row for row in ledger.rounds if row.strength > 0]
     text = (
         f"Built with urushi from `{file_name(ledger.origin)}` in "
         f"{wording.count(len(merged), 'round')}: each trained a LoRA, chose its strength on "
         "pictures kept out of training, and merged it."
     )
-    if points and points[0][1] > 0:
-        before, after = points[0][1], points[-1][1]
+    if points and points[0].loss > 0:
+        before, after = points[0].loss, points[-1].loss
         text += (
             f" The loss on those pictures went from {wording.loss(before)} to "
             f"{wording.loss(after)}."
@@ -148,7 +148,7 @@ def _lineage(ledger: Ledger) -> str:
 
 
 def _strength(row: RoundRow) -> str:
-    return f"{row.strength:g}" if row.strength > 0 else "left out"
+    return f"{row.final_strength:g}" if row.strength > 0 else "left out"
 
 
 def _data(facts: DatasetFacts) -> str:

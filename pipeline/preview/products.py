@@ -85,7 +85,7 @@ def _rounds(folder: BuildFolder, ledger: Ledger) -> str:
             [
                 shlex.join(["urushi", "merge", ledger.origin]),
                 *(shlex.quote(row.lora) for row in merged),
-                " ".join(f"--strength {row.strength!r}" for row in merged),
+                " ".join(f"--strength {row.final_strength!r}" for row in merged),
                 "--out mine.safetensors",
             ]
         )

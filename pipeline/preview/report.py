@@ -20,6 +20,7 @@ from pipeline.preview.page import page
 from pipeline.preview.products import products
 from pipeline.preview.slider import pictures
 from pipeline.preview.verdict import reasons, tiles, verdict
+from pipeline.preview.weights import read_growths, weights
 
 
 def write_report(
@@ -70,6 +71,12 @@ def render(
             figures.losses(ledger) + sections.rounds(ledger.rounds),
         ),
         figures.strengths(ledger),
+        _chapter(
+            "weights",
+            "What it did to the weights",
+            "How far the rounds went from the origin, and in how many directions.",
+            weights(ledger, read_growths(folder, ledger)),
+        ),
         _chapter("learned", "What it learned from", "", sections.learned(facts)),
         _chapter("files", "Your files", "", products(folder, ledger)),
         _chapter("time", "Where the time went", "", sections.timing(ledger, counts)),
@@ -110,6 +117,7 @@ def _contents(body: str) -> str:
         ("drawn", "Pictures"),
         ("rounds", "Rounds"),
         ("strengths", "Strengths"),
+        ("weights", "Weights"),
         ("learned", "Data"),
         ("files", "Files"),
         ("time", "Time"),

@@ -148,6 +148,7 @@ img.tiny { image-rendering: pixelated; }
 .plot .whisker { stroke: var(--accent); stroke-width: 1.3; }
 .plot .faint { stroke: var(--muted); stroke-width: 1.1; stroke-dasharray: 2 2; }
 .plot .chosen { stroke: var(--accent); stroke-width: 1; stroke-dasharray: 3 3; }
+.plot .refitted { stroke: var(--gold); stroke-width: 1.6; }
 .plot .point, .plot .bad { fill: var(--accent); }
 .plot .mark { fill: var(--gold); }
 .plot .better { fill: var(--good); }

@@ -16,6 +16,11 @@ def signed(value: float) -> str:
     return f"{value:+.{4 if abs(value) >= 0.01 else 5}f}".replace("-", "\N{MINUS SIGN}")
 
 
+def cosine(value: float | None) -> str:
+    """+0.03, a true minus where it is negative; a dash for none."""
+    return "\N{EN DASH}" if value is None else f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def share(value: float) -> str:
     """0..1 as a percentage: 70 %, 4.2 %, 0.31 %."""
     percent = 100 * value
