@@ -10,9 +10,10 @@ The JSON:
                                "heldout_after", "decision", "seconds"}],
                    "final", "final_lora", "report"}]}
 
-`state` is "idle" (never run as such), "running", "finished", "failed", "interrupted" or "stopped by
-the gate"; of a dataset it is about runs of its own recipe, and `stages` lists what is done whoever
-asked for it. `part` and `error` are null where there is none, paths until the files are there.
+`state` is "idle" (never run as such), "running", "finished", "failed", "interrupted",
+"stopped by the gate" or "waiting" (for a person, `error` says what about); of a dataset it is about
+runs of its own recipe, and `stages` lists what is done whoever asked for it. `part` and `error` are
+null where there is none, paths until the files are there.
 """
 
 import json
@@ -73,7 +74,7 @@ def _run(root: Path) -> dict[str, Any]:
     elif state == "running":
         # Whoever wrote this is gone without a word: killed, or the power failed.
         state = "interrupted"
-    error = run.error if state in ("failed", "stopped by the gate") else None
+    error = run.error if state in ("failed", "stopped by the gate", "waiting") else None
     part = run.part if state != "finished" else None
     return {"state": state, "part": part, "error": error, "at": run.at}
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from pipeline.artefacts.decisions import ask, read_decisions
+from pipeline.artefacts.runs import write_run
 from pipeline.artefacts.workspace import Workspace
 
 
@@ -21,3 +22,12 @@ def test_the_answer_is_written_into_the_build(urushi, tmp_path: Path) -> None:
     found = read_decisions(folder.round(2).decisions)
     assert not found.waiting
     assert (found.redone, found.redo_scale) == (1, 0.5)
+
+
+def test_status_says_who_is_waited_for(urushi, tmp_path: Path) -> None:
+    folder = Workspace(tmp_path / "workspace").build("coat")
+    folder.root.mkdir(parents=True)
+    write_run(folder.root, "waiting", fingerprint="x", error="Round 2 of coat waits for you.")
+    told = urushi("status").stdout
+    assert "build coat: waiting" in told
+    assert "Round 2 of coat waits for you." in told
