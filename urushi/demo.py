@@ -106,11 +106,13 @@ def verdict(ledger: Ledger) -> str:
     rows = [row for row in ledger.rounds if row.strength > 0]
     if not rows or not ledger.heldout_origin:
         return "No round was merged."
-    last, first = rows[-1].heldout_after, ledger.heldout_origin
+    last, first, how = rows[-1].heldout_after, ledger.heldout_origin, ""
+    if ledger.refit is not None and ledger.refit.kept:
+        last, how = ledger.refit.after, ", all strengths fitted together"
     fell = 1 - last / first
     return (
         f"{len(rows)} of {len(ledger.rounds)} rounds merged; held-out loss {first:.4f} -> "
-        f"{last:.4f} ({fell:.0%} lower than the origin's)"
+        f"{last:.4f} ({fell:.0%} lower than the origin's{how})"
     )
 
 
