@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pipeline.artefacts.records import LatentRecord
 from pipeline.models.shards import TextStore
-from pipeline.models.text import Encoding
 
 TextKey = tuple[str, int]
 """A picture's md5 ("" for the empty caption) and which of its texts."""
@@ -35,20 +34,6 @@ class Conditioning:
     """SDXL's; SD 1.5 has none."""
 
 
-@dataclass(frozen=True)
-class Spoken:
-    """Captions of one batch that are still to be encoded: where the text encoders learn."""
-
-    tokens: tuple[Tensor, ...]
-    """Of each encoder, (B, 77) int64."""
-    time_ids: Tensor
-    """(B, 6) float32: pixels of `time_ids`. SD 1.5 does not look at them."""
-
-    def to(self, device: torch.device) -> "Spoken":
-        """The same on `device`."""
-        return Spoken(tuple(ids.to(device) for ids in self.tokens), self.time_ids.to(device))
-
-
 def conditioning(
     texts: TextStore, keys: Sequence[TextKey], pictures: Sequence[LatentRecord]
 ) -> Conditioning:
@@ -57,18 +42,8 @@ def conditioning(
     pooled = [row for row in (texts.pooled(*key) for key in keys) if row is not None]
     if not pooled:
         return Conditioning(hidden, None)
-    return Conditioning(hidden, Added(torch.stack(pooled).float(), sizes_of(pictures)))
-
-
-def sizes_of(pictures: Sequence[LatentRecord]) -> Tensor:
-    """(B, 6) float32: `time_ids` of each."""
-    return torch.tensor([time_ids(picture) for picture in pictures]).float()
-
-
-def with_sizes(encoding: Encoding, sizes: Tensor) -> Conditioning:
-    """What was just encoded, as a condition."""
-    pooled = encoding.pooled
-    return Conditioning(encoding.hidden, None if pooled is None else Added(pooled, sizes))
+    sizes = torch.tensor([time_ids(picture) for picture in pictures]).float()
+    return Conditioning(hidden, Added(torch.stack(pooled).float(), sizes))
 
 
 def time_ids(picture: LatentRecord) -> tuple[int, int, int, int, int, int]:

@@ -1,7 +1,7 @@
 """Which layers a LoRA covers, with which rank: those that kohya's format names.
 
 Every linear layer and 1x1 convolution inside the UNet's attention transformers; with a convolution
-rank also the resnets, down- and upsamplers; of a text encoder that learns, its attentions and MLPs.
+rank also the resnets, down- and upsamplers.
 """
 
 from dataclasses import dataclass
@@ -11,14 +11,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
-from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
 from pipeline.recipe.lora import Lora
 from pipeline.train.denoiser import Denoiser, plain
 
 _ATTENTION = (Transformer2DModel,)
 _CONVOLUTION = (ResnetBlock2D, Downsample2D, Upsample2D)
-_TEXT = (CLIPAttention, CLIPMLP)
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,14 @@ def targets(network: Denoiser, lora: Lora) -> list[Target]:
     the same factor, so that the scale alpha / rank stays the recipe's.
     """
     found: dict[str, Target] = {}
-    for part, module in network.parts:
-        parents = _TEXT
-        if part == "unet":
-            parents = _ATTENTION + (_CONVOLUTION if lora.conv_rank else ())
-        for parent_name, parent in module.named_modules(prefix=part):
-            if not isinstance(parent, parents):
-                continue
-            for name, child in plain(parent.named_modules(prefix=parent_name)):
-                target = _target(name, child, lora)
-                if target is not None:
-                    found.setdefault(name, target)
+    parents = _ATTENTION + (_CONVOLUTION if lora.conv_rank else ())
+    for parent_name, parent in network.named_modules():
+        if not isinstance(parent, parents):
+            continue
+        for name, child in plain(parent.named_modules(prefix=parent_name)):
+            target = _target(name, child, lora)
+            if target is not None:
+                found.setdefault(name, target)
     return list(found.values())
 
 
