@@ -63,9 +63,9 @@ class Run:
                 "takes its part of a step's batches."
             )
         self.family = family_of(recipe.base)
-        self._noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
-        self._feed = Feed(recipe, training, int(self._noise_schedule.config.num_train_timesteps))
-        self._batches = self._feed.steps_per_epoch * (training.epochs or 1)
+        self.noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
+        self.feed = Feed(recipe, training, int(self.noise_schedule.config.num_train_timesteps))
+        self._batches = self.feed.steps_per_epoch * (training.epochs or 1)
         if training.steps is not None:
             self._batches = training.steps * train.accumulation
         self.steps = -(-self._batches // train.accumulation)
@@ -170,7 +170,7 @@ class Run:
             # Layers that draw by themselves (dropout in a LoRA) draw the same after a resume.
             torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
             with self._together(last=place == len(mine)):
-                loss = self._losses(inputs).sum() / share.samples
+                loss = self.sample_losses(inputs).sum() / share.samples
                 if batch not in everyones:
                     loss = loss * 0
                 # Gradients are averaged over devices, where a sum is meant.
@@ -190,9 +190,9 @@ class Run:
         """Adds the gradient of the first batches' mean loss to the factors'."""
         for number in range(BATCHES):
             batch = (number * self.devices + self.accelerator.process_index) % self._batches
-            inputs = moved(self._feed.at(batch), self.accelerator.device)
+            inputs = moved(self.feed.at(batch), self.accelerator.device)
             torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
-            self.accelerator.backward(self._losses(inputs).mean() / BATCHES)
+            self.accelerator.backward(self.sample_losses(inputs).mean() / BATCHES)
 
     def _batches_of(self, step: int) -> range:
         """The batches of a step, counted over the whole round; the last step may have fewer."""
@@ -215,8 +215,8 @@ class Run:
     def _made(self, batch: int) -> "_Share":
         """In the feed's thread, which alone asks the feed."""
         everyones = self._batches_of(batch // self.recipe.train.accumulation)
-        samples = sum(self._feed.size_at(each) for each in everyones)
-        inputs = self._feed.at(batch)
+        samples = sum(self.feed.size_at(each) for each in everyones)
+        inputs = self.feed.at(batch)
         on_gpu = self.accelerator.device.type == "cuda"
         return _Share(pinned(inputs) if on_gpu else inputs, samples)
 
@@ -227,9 +227,9 @@ class Run:
         context: AbstractContextManager[None] = self.accelerator.no_sync(self._denoiser)
         return context
 
-    def _losses(self, inputs: Inputs) -> Tensor:
+    def sample_losses(self, inputs: Inputs) -> Tensor:
         """(B,): one batch's losses, a sample each."""
-        schedule, timesteps = self._noise_schedule, inputs.timesteps
+        schedule, timesteps = self.noise_schedule, inputs.timesteps
         wanted = target(schedule, inputs.latents, inputs.noise, timesteps)
         mixed = noisy(schedule, inputs.latents, inputs.shown, timesteps)
         with self.accelerator.autocast():

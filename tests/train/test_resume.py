@@ -245,9 +245,9 @@ def test_accumulated_batches_weigh_every_sample_alike(plan: TrainMaker) -> None:
     whole = Run(recipe, training)
     # Ten pictures in two buckets of five: six batches an epoch, two steps.
     assert whole.steps == 2
-    inputs = [whole._feed.at(batch) for batch in range(3)]
+    inputs = [whole.feed.at(batch) for batch in range(3)]
     assert {len(each.timesteps) for each in inputs} == {1, 2}
-    losses = torch.cat([whole._losses(each) for each in inputs])
+    losses = torch.cat([whole.sample_losses(each) for each in inputs])
     wanted = torch.autograd.grad(losses.mean(), list(whole.parameters.values()))
     seen: list[torch.Tensor] = []
 
