@@ -463,6 +463,25 @@ def fork(
 
 
 @app.command()
+def selftest(
+    device: Annotated[
+        Literal["cuda", "cpu"], typer.Option(help="What to train on.", show_default=False)
+    ],
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="Your base, not the shipped tiny one.", show_default=False
+        ),
+    ] = None,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Checks training on this machine: precisions, resume, speed, memory."""
+    from urushi.selftest import run_selftest
+
+    run_selftest(device, base)
+
+
+@app.command()
 def report(build: Build, workspace: WorkspaceFolder = WORKSPACE) -> None:
     """Writes a build's report.html again."""
     from urushi.report import rewrite_report
