@@ -76,7 +76,11 @@ def write_base(folder: Path) -> None:
         ),
         tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
         scheduler=DDIMScheduler(
-            beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            steps_offset=1,
+            clip_sample=False,
         ),
         safety_checker=None,
         feature_extractor=None,
@@ -149,6 +153,7 @@ def new_run(root: Path, steps: int) -> Run:
         latents=root / "latents",
         texts=root / "texts",
         stop=root / "STOP",
+        snapshots=0,
         force=False,
     )
     return Run(recipe, training)

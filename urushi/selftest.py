@@ -277,15 +277,18 @@ SWITCHES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def _speed_and_memory(bench: Bench) -> Iterator[Check]:
-    """Told, not judged: each switch in a process of its own, so that peaks are its own."""
+    """Told, not judged. On a GPU each switch in a process of its own, so that peaks are its own; on
+    a CPU the peak is this process's, of all that it did, and starting others would take longest."""
     import torch
 
     from pipeline.train.round import train_round
 
-    precision = "fp16" if torch.cuda.is_available() else "float32"
+    keys_of_all = {"process": "shared", "precision": "float32"}
+    if torch.cuda.is_available():
+        keys_of_all = {"process": "own", "precision": "fp16"}
     for name, keys in SWITCHES:
         seen = _Notes(lambda: None)
-        asked = bench.asked(name, process="own", precision=precision, **keys)
+        asked = bench.asked(name, **keys_of_all, **keys)
         train_round(*asked, seen)
         yield Check(name, None, seen.last)
 
