@@ -19,7 +19,7 @@ from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe
 from urushi.plan import disk_bytes
 from urushi.table import size
-from urushi.training_traps import base_traps, training_traps
+from urushi.training_traps import base_traps, regularisation_traps, training_traps
 from urushi.traps import CODES, Known, Trap, build_traps, dataset_traps, picture_traps
 
 
@@ -68,8 +68,15 @@ def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
     yield from training_traps(job.build)
     if base is not None:
         yield from base_traps(job.build, base, _stated(job.build))
-    for _, dataset in job.datasets:
-        yield from picture_traps(job.build, dataset, _known(job, job.build, dataset))
+    regularisation = {each.recipe for each in job.build.datasets if each.regularisation}
+    for path, dataset in job.datasets:
+        known = _known(job, job.build, dataset, looks=path in regularisation)
+        yield from (regularisation_traps(dataset, known) if path in regularisation else ())
+        further = any(path == each.recipe for each in job.build.datasets)
+        for trap in picture_traps(job.build, dataset, known):
+            # Nothing of a further dataset is held out, and its steps are no subject's.
+            if not (further and trap.code in ("held-out-few", "step-count")):
+                yield trap
     needed = disk_bytes(job)
     place = next(p for p in (job.workspace.root, *job.workspace.root.parents) if p.exists())
     free = shutil.disk_usage(place).free
@@ -81,23 +88,29 @@ def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
         )
 
 
-def _known(job: Job, build: BuildRecipe, dataset: DatasetRecipe) -> Known:
+def _known(job: Job, build: BuildRecipe, dataset: DatasetRecipe, *, looks: bool) -> Known:
+    """What is known of a dataset; with `looks`, of its pictures as regularisation, too."""
     folder = job.dataset_folder(dataset)
     if done(folder.images, download_fingerprint(dataset)) is None:
         return Known()
     # Imported here: a recipe whose pictures are not there yet needs none of it.
     from pipeline.caption.rules import compile_rules, write_caption
     from pipeline.caption.statistics import statistics
+    from urushi.regularisation import looked_at
 
     images = read_records(folder.images / IMAGES_FILE, ImageRecord)
     rules = compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
     near = statistics(write_caption(image, rules) for image in images).near_synonyms
     area = build.resize.resolution**2
     sized = [image for image in images if image.width * image.height]
+    seen, transparent, generated = looked_at(folder.root, images) if looks else (0, 0, 0)
     return Known(
         pictures=len(images),
         small=sum(image.width * image.height < area for image in sized),
         alike=_alike(folder.images / ALIKE_FILE),
+        looked_at=seen,
+        transparent=transparent,
+        generated=generated,
         shared_words=tuple(one.tags for one in near),
     )
 

@@ -5,7 +5,7 @@ bound (≤); what nobody measured yet is said to be unknown.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +64,11 @@ def pictures(job: Job, dataset: DatasetRecipe) -> Pictures:
     return Pictures(len(records), True, sum(p.stat().st_size for p in paths if p.exists()))
 
 
-def steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> str:
+def steps(
+    recipe: BuildRecipe, law: RoundLaw, count: Pictures, further: Sequence[Pictures] = ()
+) -> str:
     """A round's optimizer steps; by epochs about, as every bucket ends with a smaller batch."""
-    number = _steps(recipe, law, count)
+    number = _steps(recipe, law, count, further)
     if number is None:
         return "?"
     if law.steps is not None:
@@ -74,19 +76,30 @@ def steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> str:
     return f"~{number}" if count.known else f"≤~{number}"
 
 
-def _steps(recipe: BuildRecipe, law: RoundLaw, count: Pictures) -> int | None:
+def _steps(
+    recipe: BuildRecipe, law: RoundLaw, count: Pictures, further: Sequence[Pictures]
+) -> int | None:
     if law.steps is not None:
         return law.steps
     if law.epochs is None or count.count is None:
         return None
     trained = max(0, count.count - recipe.rounds.kept_back(count.count))
-    batches = law.epochs * -(-trained // recipe.train.batch_size)
+    if law.dataset == recipe.dataset.recipe:
+        trained *= recipe.dataset.repeats
+    shown = [trained]
+    for dataset, pictures in zip(recipe.datasets, further, strict=True):
+        if pictures.count is None:
+            return None
+        if dataset.recipe != law.dataset:
+            shown.append(pictures.count * dataset.repeats)
+    batches = law.epochs * sum(-(-each // recipe.train.batch_size) for each in shown)
     return -(-batches // recipe.train.accumulation)
 
 
 def _all_steps(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> int | None:
     """Of all rounds; None where one's are not known."""
-    each = [_steps(recipe, law, counts[law.dataset]) for law in recipe.law()]
+    further = [counts[dataset.recipe] for dataset in recipe.datasets]
+    each = [_steps(recipe, law, counts[law.dataset], further) for law in recipe.law()]
     return None if None in each else sum(number for number in each if number is not None)
 
 
@@ -143,13 +156,14 @@ def _download_lines(
 
 
 def _rounds(recipe: BuildRecipe, job: Job, counts: dict[Path, Pictures]) -> str:
+    further = [counts[dataset.recipe] for dataset in recipe.datasets]
     rows = [
         (
             str(law.number),
             job.dataset_of(law.dataset).name,
             "by trials" if law.learning_rate is None else f"{law.learning_rate:.3g}",
             "-" if law.epochs is None else str(law.epochs),
-            steps(recipe, law, counts[law.dataset]),
+            steps(recipe, law, counts[law.dataset], further),
             "searched" if law.strength is None else f"{law.strength:g}",
         )
         for law in recipe.law()

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from pipeline.models.inspect import BaseFacts
-from pipeline.recipe import BuildRecipe
+from pipeline.recipe import BuildRecipe, DatasetRecipe
 from pipeline.recipe.optimizers import averages, finds_its_rate
-from urushi.traps import Trap
+from urushi.traps import Known, Trap
 
 SDXL_LEAST = 768
 """Area side, pixels. SDXL was taught at 1024 (Podell et al. 2023, arXiv 2307.01952, section 2.2),
@@ -32,6 +32,24 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
             f"[train].optimizer {train.optimizer} averages what it passes in place of a falling "
             f'rate, and [train].scheduler is "{train.scheduler}": both together learn less. '
             'Use "constant_with_warmup".',
+        )
+
+
+def regularisation_traps(dataset: DatasetRecipe, known: Known) -> Iterator[Trap]:
+    """Traps in a set of pictures that should keep what the model can."""
+    if known.transparent:
+        yield Trap(
+            "transparent-regularisation",
+            f"{known.transparent} of {known.looked_at} regularisation pictures of {dataset.name} "
+            "that were looked at are wholly transparent: they teach flat grey. Use real pictures "
+            "of the same kind of thing, or no regularisation.",
+        )
+    if known.generated:
+        yield Trap(
+            "generated-regularisation",
+            f"{known.generated} of {known.looked_at} regularisation pictures of {dataset.name} "
+            "that were looked at were drawn by a model: its faults are learned as what is right. "
+            "Use real pictures of the same kind of thing.",
         )
 
 

@@ -26,7 +26,7 @@ CODES = (
     *("epochs-and-steps", "fading-rate", "gate-always", "preview-size", "few-pictures"),
     *("step-count", "held-out-few", "small-pictures", "shared-words", "score-scheme", "disk"),
     *("alike", "found-rate", "averaged-schedule", "sdxl-small", "prediction-type"),
-    *("noise-at-zero-snr",),
+    *("noise-at-zero-snr", "transparent-regularisation", "generated-regularisation"),
 )
 
 DANBOORU_TAGS = 2
@@ -67,6 +67,12 @@ class Known:
     """Pictures of less area than the training size."""
     alike: int = 0
     """Pictures that look like another one."""
+    looked_at: int = 0
+    """Regularisation pictures opened."""
+    transparent: int = 0
+    """Of those, wholly transparent."""
+    generated: int = 0
+    """Of those, drawn by a model."""
     shared_words: tuple[tuple[str, str], ...] = ()
     """Pairs of tags that share a word and stand together, the commonest first."""
 

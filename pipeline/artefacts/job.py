@@ -74,6 +74,7 @@ def load_job(recipe: Path, workspace: Path) -> Job:
         return Job(recipe, Workspace(workspace.resolve()), None, ((recipe.resolve(), loaded),))
     loaded = _with_more(loaded, Workspace(workspace.resolve()).build(loaded.name))
     paths = [loaded.dataset.recipe, *(law.dataset for law in loaded.law())]
+    paths += [further.recipe for further in loaded.datasets]
     if loaded.rounds.anchor is not None:
         paths.append(loaded.rounds.anchor)
     datasets = tuple((path, load_dataset(path)) for path in dict.fromkeys(paths))

@@ -22,6 +22,20 @@ class DatasetSource(Section):
 
     recipe: RecipePath
     """The dataset recipe's file."""
+    repeats: int = Field(1, ge=1, le=1000)
+    """How often an epoch shows each of its pictures."""
+
+
+class FurtherDataset(DatasetSource):
+    """[[datasets]]: pictures that every round is shown beside those of [dataset], in batches of
+    their own. None of them is held out."""
+
+    weight: float = Field(1.0, gt=0, le=10)
+    """What the loss of one of its pictures counts beside one of [dataset]'s."""
+    regularisation: bool = False
+    """Whether it shows what the model should keep of what it can already (prior preservation:
+    Ruiz et al. 2022, arXiv 2208.12242, section 3.3), so that `urushi check` looks at its pictures
+    with that in mind."""
 
 
 class BuildRecipe(Section):
@@ -32,6 +46,7 @@ class BuildRecipe(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     base: Base
     dataset: DatasetSource
+    datasets: tuple[FurtherDataset, ...] = ()
     resize: Annotated[Resize, Field(default_factory=Resize)]
     cache: Annotated[Cache, Field(default_factory=Cache)]
     lora: Annotated[Lora, Field(default_factory=Lora)]
@@ -49,6 +64,9 @@ class BuildRecipe(Section):
     def _has_rounds(self) -> Self:
         if self.rounds.count + len(self.round) == 0:
             raise ValueError("has no rounds: set [rounds].count or add a [[round]] table")
+        files = [further.recipe for further in self.datasets]
+        if len(set(files)) < len(files) or self.dataset.recipe in files:
+            raise ValueError("names a dataset twice in [dataset] and [[datasets]]; use repeats")
         if self.rounds.epochs is None and self.rounds.steps is None:
             raise ValueError("[rounds] needs epochs or steps")
         return self

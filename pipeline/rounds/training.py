@@ -10,6 +10,7 @@ from pipeline.recipe import RoundLaw
 from pipeline.recipe.running import Running
 from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.chain import Link, origin_digest
+from pipeline.rounds.further import further_sources, identities
 from pipeline.rounds.gate import RETRY_RATE
 from pipeline.rounds.pictures import pictures
 from pipeline.train.counted import seed_of
@@ -38,6 +39,8 @@ def training(
     seen, anchor, phase = pictures(job, law), anchor_of(job), _phase(job, law)
     apart = anchor.split.md5s if anchor else frozenset()
     learnt = tuple(md5 for md5 in seen.train if md5 not in apart)
+    further = further_sources(job, law, seen.split.md5s | apart)
+    repeats = recipe.dataset.repeats if law.dataset == recipe.dataset.recipe else 1
     rate = law.learning_rate * RETRY_RATE ** (attempt - 1)
     again = ("redone", law.redone) if law.redone else ()
     seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt, *again)
@@ -59,6 +62,8 @@ def training(
         "steps": law.steps,
         "phase": [phase.first, phase.last],
         "start": start.policy,
+        "repeats": repeats,
+        "further": identities(job, law, further),
     }
     return RoundTraining(
         folder=folder.train if attempt == 1 else folder.root / "retry",
@@ -79,6 +84,8 @@ def training(
         stop=job.folder.stop,
         force=job.force,
         start=start,
+        repeats=repeats,
+        further=further,
     )
 
 

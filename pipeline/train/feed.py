@@ -15,9 +15,9 @@ from pipeline.models.shards import open_latents, open_texts
 from pipeline.recipe import BuildRecipe
 from pipeline.train.conditioning import Conditioning, conditioning
 from pipeline.train.counted import gaussian, uniform
-from pipeline.train.noise import drawn_noise, shown_noise
+from pipeline.train.noise import Key, drawn_noise, shown_noise
 from pipeline.train.objective import posterior_sample, stratified_timesteps
-from pipeline.train.order import Order
+from pipeline.train.order import Order, Pool, keyed
 from pipeline.train.plan import RoundTraining
 
 
@@ -35,6 +35,8 @@ class Inputs:
     timesteps: Tensor
     """(B,) int64."""
     told: Conditioning
+    weights: Tensor
+    """(B,) float32: what each sample's loss counts."""
 
 
 class Feed:
@@ -46,17 +48,21 @@ class Feed:
 
     def __init__(self, recipe: BuildRecipe, training: RoundTraining, timesteps: int) -> None:
         self._train, self._training, self._total = recipe.train, training, timesteps
-        self._latents, self._texts = open_latents(training.latents), open_texts(training.texts)
-        wanted = set(training.pictures)
-        records = [r for r in self._latents.records if r.md5 in wanted]
-        if not records:
+        self._sources = training.sources
+        self._latents = [open_latents(source.latents) for source in self._sources]
+        self._texts = [open_texts(source.texts) for source in self._sources]
+        pools = []
+        for source, store in zip(self._sources, self._latents, strict=True):
+            wanted = set(source.pictures)
+            pools.append(Pool([r for r in store.records if r.md5 in wanted], source.repeats))
+        if not pools[0].records:
             raise RequestError("There are no pictures to train on: all failed or are held out.")
-        self._order = Order(records, recipe.train.batch_size, training.seed, training.round)
+        self._order = Order(pools, recipe.train.batch_size, training.seed, training.round)
         self._scaling = latent_scaling(recipe.base)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in which every picture is seen once."""
+        """Batches in which every picture is seen as often as its source repeats it."""
         return self._order.steps_per_epoch
 
     def size_at(self, step: int) -> int:
@@ -66,18 +72,21 @@ class Feed:
     def at(self, step: int) -> Inputs:
         """The batch of `step`, counted from 0 over the whole round, on the CPU."""
         job, batch = self._training, self._order.at(step)
+        store, words = self._latents[batch.source], self._texts[batch.source]
         latents, texts, noises, shown = [], [], [], []
-        for md5 in batch.md5s:
-            key = (job.seed, job.round, batch.epoch, md5, step)
-            mean, logvar = self._latents.latent(md5, bucket=batch.bucket)
+        for md5, copy in batch.pictures:
+            seen: Key = (job.seed, job.round, batch.epoch, md5)
+            key: Key = (*seen, step, *keyed(copy))
+            mean, logvar = store.latent(md5, bucket=batch.bucket)
             shape = tuple(mean.shape)
             drawn = gaussian(shape, *key, "posterior")
             latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))
             dropped = uniform(*key, "dropout") < self._train.caption_dropout
-            texts.append((EMPTY_CAPTION if dropped else md5, 0))
+            variant = int(uniform(*seen, *keyed(copy), "text") * words.variants(md5))
+            texts.append((EMPTY_CAPTION, 0) if dropped else (md5, variant))
             noises.append(drawn_noise(self._train, shape, key))
             shown.append(shown_noise(self._train, noises[-1], key))
-        pictures = [self._latents.record(md5, bucket=batch.bucket) for md5 in batch.md5s]
+        pictures = [store.record(md5, bucket=batch.bucket) for md5 in batch.md5s]
         count = len(pictures)
         return Inputs(
             latents=torch.stack(latents),
@@ -89,5 +98,6 @@ class Feed:
                 uniform(job.seed, job.round, step, "timestep"),
                 self._total,
             ),
-            told=conditioning(self._texts, texts, pictures),
+            told=conditioning(words, texts, pictures),
+            weights=torch.full((count,), self._sources[batch.source].weight),
         )

@@ -28,6 +28,20 @@ class Earlier:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Pictures that are shown beside a round's own."""
+
+    pictures: tuple[str, ...]
+    """md5s, sorted."""
+    latents: Path
+    texts: Path
+    repeats: int
+    """How often an epoch shows each."""
+    weight: float
+    """What the loss of one counts."""
+
+
+@dataclass(frozen=True)
 class RoundTraining:
     """One attempt at a round's LoRA."""
 
@@ -59,3 +73,12 @@ class RoundTraining:
     force: bool
     """Whether to go on from a resume point that was made under other settings."""
     start: Start = Start()
+    repeats: int = 1
+    """How often an epoch shows each of `pictures`."""
+    further: tuple[Source, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All that is shown, the round's own pictures first."""
+        own = Source(self.pictures, self.latents, self.texts, self.repeats, 1.0)
+        return (own, *self.further)

@@ -234,7 +234,8 @@ class Run:
         mixed = noisy(schedule, inputs.latents, inputs.shown, timesteps)
         with self.accelerator.autocast():
             prediction = self._denoiser(mixed, timesteps, inputs.told)
-        return training_losses(self.recipe.train, schedule, prediction, wanted, timesteps)
+        losses = training_losses(self.recipe.train, schedule, prediction, wanted, timesteps)
+        return losses * inputs.weights
 
     def look(self) -> None:
         """Reads the losses of the steps since the last look.

@@ -4,7 +4,7 @@ from collections import Counter
 
 from pipeline.artefacts.records import LatentRecord
 from pipeline.train.counted import gaussian, uniform
-from pipeline.train.order import Order
+from pipeline.train.order import Order, Pool
 
 
 def records(count: int) -> list[LatentRecord]:
@@ -28,7 +28,7 @@ def records(count: int) -> list[LatentRecord]:
 def test_every_epoch_shows_every_picture_once_and_never_mixes_buckets() -> None:
     rows = records(23)
     bucket = {r.md5: (r.width, r.height) for r in rows}
-    order = Order(rows, batch_size=4, seed=7, round_number=2)
+    order = Order([Pool(rows)], batch_size=4, seed=7, round_number=2)
     # 12 squares make 3 batches, 11 tall ones make 3.
     assert order.steps_per_epoch == 6
     for epoch in range(3):
@@ -40,18 +40,34 @@ def test_every_epoch_shows_every_picture_once_and_never_mixes_buckets() -> None:
 
 def test_a_step_is_the_same_whether_reached_or_jumped_to() -> None:
     rows = records(23)
-    walked = Order(rows, 4, 7, 1)
+    walked = Order([Pool(rows)], 4, 7, 1)
     path = [walked.at(step) for step in range(20)]
-    assert Order(list(reversed(rows)), 4, 7, 1).at(17) == path[17]
+    assert Order([Pool(list(reversed(rows)))], 4, 7, 1).at(17) == path[17]
 
 
 def test_epochs_rounds_and_seeds_differ() -> None:
     rows = records(40)
-    orders = [Order(rows, 4, seed, number) for seed, number in ((1, 1), (1, 2), (2, 1))]
+    orders = [Order([Pool(rows)], 4, seed, number) for seed, number in ((1, 1), (1, 2), (2, 1))]
     first = {tuple(o.at(step).md5s for step in range(o.steps_per_epoch)) for o in orders}
     second = tuple(orders[0].at(orders[0].steps_per_epoch + i).md5s for i in range(10))
     assert len(first) == 3
     assert second not in first
+
+
+def test_repeats_and_sources_have_batches_of_their_own() -> None:
+    """Pictures of one's own come in the same order whatever stands beside them."""
+    own, other = records(23), records(10)[3:]
+    alone = Order([Pool(own)], 4, 7, 1)
+    order = Order([Pool(own), Pool(other, repeats=3)], 4, 7, 1)
+    # Of 7 others thrice, 9 are squares and 12 tall.
+    assert order.steps_per_epoch == alone.steps_per_epoch + 3 + 3
+    batches = [order.at(step) for step in range(order.steps_per_epoch)]
+    shown = Counter((b.source, *one) for b in batches for one in b.pictures)
+    assert shown == Counter(
+        [(0, r.md5, 0) for r in own] + [(1, r.md5, copy) for r in other for copy in range(3)]
+    )
+    first = [b.pictures for b in batches if b.source == 0]
+    assert first == [alone.at(step).pictures for step in range(alone.steps_per_epoch)]
 
 
 def test_counted_noise_is_standard_normal_and_differs_by_key() -> None:

@@ -4,12 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from pipeline.artefacts.records import ImageRecord
 from pipeline.errors import RequestError
 from pipeline.models.inspect import BaseFacts
 from pipeline.recipe import load_build, load_dataset
 from urushi.check import print_check
-from urushi.training_traps import base_traps, training_traps
+from urushi.regularisation import looked_at
+from urushi.training_traps import base_traps, regularisation_traps, training_traps
 from urushi.traps import CODES, Known, build_traps, dataset_traps, picture_traps
 
 WriteRecipe = Callable[..., Path]
@@ -269,6 +273,41 @@ def test_what_a_base_is_warned_of(
     TOLD.update(found)
     assert found == [code]
     assert list(base_traps(recipe, *calm)) == []
+
+
+def test_regularisation_pictures_are_looked_at(tmp_path: Path, write_recipe: WriteRecipe) -> None:
+    def known(real: bool) -> Known:
+        folder = tmp_path / str(real)
+        folder.mkdir()
+        alpha = 255 if real else 0
+        Image.new("RGBA", (8, 8), (9, 9, 9, alpha)).save(folder / "a.png")
+        text = PngInfo()
+        text.add_text("author" if real else "parameters", "1girl, Steps: 20")
+        Image.new("RGB", (8, 8)).save(folder / "b.png", pnginfo=text)
+        Image.new("RGB", (8, 8)).save(folder / "c.jpg")
+        rows = [
+            ImageRecord(
+                md5=name,
+                path=name,
+                width=8,
+                height=8,
+                score=None,
+                tags={"meta": ("ai-generated",)} if name == "c.jpg" and not real else {},
+                rating="general",
+                source=name,
+            )
+            for name in ("a.png", "b.png", "c.jpg", "gone.png")
+        ]
+        seen, transparent, generated = looked_at(folder, rows)
+        return Known(4, looked_at=seen, transparent=transparent, generated=generated)
+
+    write_recipe()
+    dataset = load_dataset(tmp_path / "pictures.toml")
+    traps = list(regularisation_traps(dataset, known(real=False)))
+    TOLD.update(trap.code for trap in traps)
+    assert [t.code for t in traps] == ["transparent-regularisation", "generated-regularisation"]
+    assert traps[0].text.startswith("1 of 4") and traps[1].text.startswith("2 of 4")
+    assert list(regularisation_traps(dataset, known(real=True))) == []
 
 
 def test_an_optimizer_that_would_be_refused_is_refused_at_once(

@@ -1,0 +1,54 @@
+"""Which of a picture's texts a step shows: a function of (seed, round, epoch, image)."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from pipeline.artefacts.chain import INDEX_FILE
+from pipeline.artefacts.receipts import write_receipt
+from pipeline.artefacts.records import TextRecord, write_records
+from pipeline.models.places import EMPTY_CAPTION
+from pipeline.train.feed import Feed
+from pipeline.train.plan import RoundTraining
+
+
+def three_texts(folder: Path, training: RoundTraining) -> Path:
+    """Each picture's texts hold 0, 1 and 2; the empty caption's 9."""
+    folder.mkdir()
+    file = folder / "text-00000.safetensors"
+    rows = [(EMPTY_CAPTION, 0), *((md5, n) for md5 in training.pictures for n in range(3))]
+    values = [9.0, *(float(n) for _ in training.pictures for n in range(3))]
+    hidden = torch.tensor(values).half()[:, None, None].expand(-1, 77, 32)
+    save_file({"hidden": hidden.contiguous()}, file)
+    write_records(
+        folder / INDEX_FILE,
+        [
+            TextRecord(md5=md5, shard=file.name, row=row, variant=variant)
+            for row, (md5, variant) in enumerate(rows)
+        ],
+    )
+    write_receipt(folder, "cache", "texts", inputs={}, outputs=[file, folder / INDEX_FILE])
+    return folder
+
+
+def test_one_of_a_pictures_texts_is_drawn_each_epoch(
+    plan: Callable[..., tuple], tmp_path: Path
+) -> None:
+    recipe, training = plan("varied", train={"caption_dropout": 0.0})
+    training = replace(training, texts=three_texts(tmp_path / "texts", training))
+    feed = Feed(recipe, training, 1000)
+    epochs = [
+        [float(h[0, 0]) for step in range(feed.steps_per_epoch)
+         for h in feed.at(epoch * feed.steps_per_epoch + step).told.hidden]
+        for epoch in range(60)
+    ]  # fmt: skip
+    shown = Counter(text for epoch in epochs for text in epoch)
+    # 600 draws of three: the standard deviation of each count is 11.5.
+    assert set(shown) == {0.0, 1.0, 2.0}
+    assert all(abs(count - 200) < 5 * 11.5 for count in shown.values())
+    again = Feed(recipe, training, 1000)
+    assert again.at(7).told.hidden.equal(feed.at(7).told.hidden)
