@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.artefacts.records import LatentRecord
 from pipeline.errors import RequestError
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.models.scaling import latent_scaling
@@ -73,11 +74,14 @@ class Feed:
         """The batch of `step`, counted from 0 over the whole round, on the CPU."""
         job, batch = self._training, self._order.at(step)
         store, words = self._latents[batch.source], self._texts[batch.source]
+        pictures: list[LatentRecord] = []
         latents, texts, noises, shown = [], [], [], []
         for md5, copy in batch.pictures:
             seen: Key = (job.seed, job.round, batch.epoch, md5)
             key: Key = (*seen, step, *keyed(copy))
-            mean, logvar = store.latent(md5, bucket=batch.bucket)
+            look = int(uniform(*seen, *keyed(copy), "look") * store.variants(md5))
+            pictures.append(store.record(md5, look, batch.bucket))
+            mean, logvar = store.latent(md5, look, batch.bucket)
             shape = tuple(mean.shape)
             drawn = gaussian(shape, *key, "posterior")
             latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))
@@ -86,7 +90,6 @@ class Feed:
             texts.append((EMPTY_CAPTION, 0) if dropped else (md5, variant))
             noises.append(drawn_noise(self._train, shape, key))
             shown.append(shown_noise(self._train, noises[-1], key))
-        pictures = [store.record(md5, bucket=batch.bucket) for md5 in batch.md5s]
         count = len(pictures)
         return Inputs(
             latents=torch.stack(latents),

@@ -1,4 +1,4 @@
-"""Which of a picture's texts a step shows: a function of (seed, round, epoch, image)."""
+"""Which of a picture's texts and looks a step shows: a function of (seed, round, epoch, image)."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from pipeline.artefacts.chain import INDEX_FILE
 from pipeline.artefacts.receipts import write_receipt
-from pipeline.artefacts.records import TextRecord, write_records
+from pipeline.artefacts.records import LatentRecord, TextRecord, read_records, write_records
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.train.feed import Feed
 from pipeline.train.plan import RoundTraining
@@ -52,3 +52,38 @@ def test_one_of_a_pictures_texts_is_drawn_each_epoch(
     assert all(abs(count - 200) < 5 * 11.5 for count in shown.values())
     again = Feed(recipe, training, 1000)
     assert again.at(7).told.hidden.equal(feed.at(7).told.hidden)
+
+
+def two_looks(folder: Path, training: RoundTraining) -> Path:
+    """Each picture as it is, all 0, and mirrored, all 8."""
+    folder.mkdir()
+    rows = [
+        row.model_copy(update={"variant": variant, "row": 2 * place + variant, "crop_left": crop})
+        for place, row in enumerate(read_records(training.latents / INDEX_FILE, LatentRecord))
+        for variant, crop in ((0, 0), (1, 5))
+    ]
+    rows = [row.model_copy(update={"shard": "x.safetensors"}) for row in rows]
+    means = torch.tensor([0.0, 8.0] * (len(rows) // 2)).half()[:, None, None, None]
+    means = means.expand(-1, 4, 8, 8).contiguous()
+    tensors = {"mean": means, "logvar": torch.full_like(means, -20.0)}
+    save_file(tensors, folder / "x.safetensors")
+    write_records(folder / INDEX_FILE, rows)
+    outputs = [folder / "x.safetensors", folder / INDEX_FILE]
+    write_receipt(folder, "cache", "looks", inputs={}, outputs=outputs)
+    return folder
+
+
+def test_one_of_a_pictures_looks_is_drawn_each_epoch(
+    plan: Callable[..., tuple], tmp_path: Path
+) -> None:
+    recipe, training = plan("mirrored")
+    training = replace(training, latents=two_looks(tmp_path / "looks", training))
+    feed = Feed(recipe, training, 1000)
+    shown = Counter(
+        bool(latent.mean() > 0.5)
+        for step in range(40 * feed.steps_per_epoch)
+        for latent in feed.at(step).latents
+    )
+    count = sum(shown.values())
+    # A fair coin: the standard deviation is half the root of the throws.
+    assert abs(shown[True] - count / 2) < 5 * count**0.5 / 2
