@@ -412,7 +412,7 @@ def rebuild(
 
 @app.command()
 def reweigh(build: Build, workspace: WorkspaceFolder = WORKSPACE) -> None:
-    """Fits all strengths of a finished build together, and makes its final files anew.
+    """Fits all strengths of a finished build together.
 
     On the held-out pictures: chosen on one half of them, told on the other.
     """
@@ -456,7 +456,7 @@ def fork(
     ],
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Begins another build with the first rounds of this one, and writes its recipe."""
+    """Another build, and its recipe, from this one's first rounds."""
     from urushi.fork import fork as run
 
     run(build, number, new, workspace, Path.cwd())
@@ -475,7 +475,7 @@ def selftest(
     ] = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Checks training on this machine: precisions, resume, speed, memory."""
+    """Checks training here: precisions, resume, speed, memory."""
     from urushi.selftest import run_selftest
 
     run_selftest(device, base)

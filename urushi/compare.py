@@ -71,7 +71,7 @@ def compare(
     ] = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """A labelled grid of any checkpoints, LoRAs and strengths, from the same noise.
+    """A labelled grid of checkpoints, LoRAs and strengths.
 
     What is drawn is kept in the workspace: run it again with more models or strengths, and only
     those are drawn.

@@ -43,7 +43,7 @@ def up(
     ] = True,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Prefect's server, a worker and the doctor on this machine, until Ctrl-C.
+    """Prefect's server, a worker and the doctor, until Ctrl-C.
 
     Where PREFECT_API_URL is set, that server is used and none started. What was interrupted goes
     on at the next start.
@@ -88,7 +88,7 @@ def serve(
     notify: Notify = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """The quick start: a recipe's runs in this process, on a schedule or asked for in the UI."""
+    """The quick start: a recipe's scheduled runs in this process."""
     _require_prefect()
     from flows.deploy import Wish
     from flows.deploy import serve as run
@@ -97,7 +97,7 @@ def serve(
 
 
 def doctor(workspace: WorkspaceFolder = WORKSPACE) -> None:
-    """Brings back runs whose process is gone, once; `urushi up` does it by itself."""
+    """Brings back runs whose process is gone; once."""
     _connect(workspace)
     from flows.doctor import examine
     from pipeline.artefacts.workspace import Workspace
@@ -116,7 +116,7 @@ def drain(
     ] = 300.0,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Ends the scheduled runs here gently; the next `urushi up` goes on with them."""
+    """Ends the scheduled runs here gently, to be gone on with."""
     _connect(workspace)
     from flows.drain import drain as run
     from pipeline.artefacts.workspace import Workspace
@@ -144,7 +144,7 @@ def approve(
     ] = 1.0,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Answers a build whose recipe says approve = "each round"; a suspended run then goes on."""
+    """Answers a build that waits for a word after a round."""
     from urushi.approve import answer
 
     answer(build, decision, strength, lr_scale, workspace)

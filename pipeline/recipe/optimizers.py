@@ -82,7 +82,7 @@ def _known(name: str) -> str:
     plain = name.lower().replace("_", "").replace("-", "")
     if plain in names():
         return plain
-    near = difflib.get_close_matches(plain, names(), n=3, cutoff=0.5) or ["adamw8bit"]
+    near = difflib.get_close_matches(plain, sorted(names()), n=3, cutoff=0.5) or ["adamw8bit"]
     raise ValueError(
         f"{name!r} is no optimizer known here. Nearest: {', '.join(near)}. "
         'Any other is named by its dotted path, "package.module.Class"'

@@ -79,7 +79,7 @@ def test_a_weight_scales_the_loss(two: Job) -> None:
     batch = next(b for b in map(feed.at, range(feed.steps_per_epoch)) if b.weights[0] == 0.5)
     full = type(batch)(**{**vars(batch), "weights": torch.ones_like(batch.weights)})
     with torch.no_grad():
-        torch.testing.assert_close(run._losses(batch), 0.5 * run._losses(full))
+        torch.testing.assert_close(run.sample_losses(batch), 0.5 * run.sample_losses(full))
 
 
 def test_one_dataset_named_twice_is_refused(workshop: Path) -> None:

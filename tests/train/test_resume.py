@@ -142,8 +142,11 @@ def test_forced_it_goes_on_and_the_receipt_says_so(
         advance(run)
 
     monkeypatch.setattr(Run, "advance", noted)
+    train_round(*plan("whole", learning_rate=5e-4), Silent())
+    undisturbed = rates[5:]
+    rates.clear()
     receipt = train_round(recipe, training, Silent())
-    assert rates == [(5, 5e-4), (6, 5e-4), (7, 5e-4)]
+    assert [step for step, _ in rates] == [5, 6, 7] and rates == undisturbed
     assert receipt.summary["forced"] == ["from step 5: learning_rate 0.001 -> 0.0005"]
 
 

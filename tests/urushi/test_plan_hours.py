@@ -68,6 +68,10 @@ def ledger_of() -> Any:
             "origin_blake3": "",
             "prediction_type": "epsilon",
             "status": "running",
+            "stopped": None,
+            "trials": [],
+            "refit": None,
+            "baseline": None,
             "heldout_pictures": 4,
             "heldout_origin": None,
             "rounds": [filled],
@@ -87,4 +91,6 @@ def _anything(field: str) -> Any:
         return "accepted"
     if annotation in kinds:
         return kinds[annotation]
+    if annotation == float | None:
+        return None
     return {} if str(annotation).startswith("dict") else []
