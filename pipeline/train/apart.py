@@ -55,7 +55,7 @@ def train_apart(recipe: BuildRecipe, training: RoundTraining, progress: Progress
         try:
             code = supervise(
                 _command(recipe, folder),
-                _environment(),
+                _environment(recipe),
                 folder / LOG,
                 folder / LINES,
                 replay.take,
@@ -106,13 +106,16 @@ def _command(recipe: BuildRecipe, folder: Path) -> list[str]:
     return [*launch, "--module", child, str(folder)]
 
 
-def _environment() -> dict[str, str]:
+def _environment(recipe: BuildRecipe) -> dict[str, str]:
     """Ours, with the place of this very code; a folder that we stand in must hide no package."""
     found = dict(os.environ)
     places = [str(Path(pipeline.__path__[0]).parent), found.get("PYTHONPATH", "")]
     found |= {"PYTHONPATH": os.pathsep.join(p for p in places if p), "PYTHONSAFEPATH": "1"}
     if not torch.accelerator.is_available():
         found["ACCELERATE_USE_CPU"] = "true"
+    if recipe.train.devices == 1 and recipe.train.accelerate_config is None:
+        # The number of threads moves a sum's last bit.
+        found["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     return found
 
 

@@ -205,6 +205,7 @@ def test_bfloat16_is_near_float32(tiny: Any, tmp_path: Path, make_prepared: Any,
     assert 0 < max(errors) < 0.1
 
 
+@pytest.mark.drill
 def test_processes_make_what_one_makes(
     tiny: Any, tmp_path: Path, make_prepared: Any, told: Any
 ) -> None:

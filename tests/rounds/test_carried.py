@@ -14,6 +14,7 @@ from pipeline.rounds.rebuild import plan, rebuild
 from pipeline.rounds.stage import parts
 
 
+@pytest.mark.drill
 def test_a_carried_build(fresh_job: Callable[..., Job], tmp_path: Path) -> None:
     changes = ("[rounds]\n", '[rounds]\nstart = "carried"\ngate = "always"\nstrength = 0.5\n')
     job = fresh_job(changes)

@@ -28,6 +28,7 @@ def build(job: Job) -> Ledger:
     return read_ledger(job.folder.ledger)
 
 
+@pytest.mark.drill
 def test_trials_anchor_refit_and_overrides_in_one_build(
     fresh_job: JobMaker, workshop: Path
 ) -> None:

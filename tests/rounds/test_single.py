@@ -37,6 +37,7 @@ def test_snapshots_are_even_and_end_with_the_last(
     assert snapshot_steps(steps, count) == kept
 
 
+@pytest.mark.drill
 def test_the_baseline_stands_beside_the_rounds_and_by_hand(
     fresh_job: JobMaker, workshop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

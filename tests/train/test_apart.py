@@ -84,6 +84,7 @@ def test_the_child_makes_the_same_bytes_and_shows_its_progress(plan: TrainMaker)
     assert (training.folder / LOG).exists()
 
 
+@pytest.mark.drill
 def test_what_the_child_refuses_is_refused_here(plan: TrainMaker) -> None:
     recipe, training = plan("none", train={"process": "own"}, training={"pictures": ()})
     with pytest.raises(RequestError, match="no pictures to train on") as caught:
@@ -101,6 +102,7 @@ def test_a_crash_is_told_with_the_end_of_the_log(
         train_round(recipe, training, Silent())
 
 
+@pytest.mark.drill
 def test_asked_to_stop_the_child_saves_and_both_end(plan: TrainMaker) -> None:
     """SIGTERM to this process; nobody else here listens to it."""
     recipe, training = plan("asked", steps=2000, train={"process": "own", "log_every": 1})

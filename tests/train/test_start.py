@@ -166,6 +166,7 @@ class PowerCut(BaseException):
     """Not an Exception: nothing may catch it."""
 
 
+@pytest.mark.drill
 def test_a_carried_round_cut_off_ends_in_the_same_bytes(
     plan: TrainMaker,
     two: list[tuple[Path, float]],
