@@ -116,7 +116,7 @@ def main() -> None:
         "db_kb_per_task": round((after - before) / tasks, 1),
     }
     print(f"a run of {few} parts, all done: {short:.2f} s with a server, {by_hand:.2f} s by hand")
-    print(f"  so Prefect adds {figures['prefect_overhead_s']} s, most of it its import;")
+    print(f"  so Prefect adds {figures['prefect_overhead_s']} s;")
     print(f"  {figures['per_task_ms']} ms and {figures['db_kb_per_task']} KB of database a task")
     if asked.json:
         asked.json.write_text(json.dumps(figures, indent=2) + "\n")
