@@ -64,7 +64,9 @@ def run_fingerprint(job: Job) -> str:
     # Which warnings are silenced is between the recipe and its reader; where work is done changes
     # nothing of it.
     build = job.build.model_dump(mode="json", exclude={"silence", "scale"}) if job.build else None
-    base = [job.build.base.checkpoint, job.build.base.config] if job.build else []
+    base = [dataset.caption.tokenizer for _, dataset in job.datasets]
+    if job.build is not None:
+        base += [job.build.base.checkpoint, job.build.base.config, job.build.cache.vae]
     base += [Path(dataset.tagger.model) for _, dataset in job.datasets if dataset.tagger]
     return fingerprint(
         versions=VERSIONS,

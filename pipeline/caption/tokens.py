@@ -49,7 +49,7 @@ def _read(folder: Path) -> Tokenizer:
         if whole.is_file():
             return Tokenizer.from_file(str(whole))
         return _clip(vocabulary, merges)
-    except Exception as error:
+    except Exception as error:  # tokenizers raises no narrower class of its own.
         raise RequestError(
             f"{folder} ([caption].tokenizer) holds no tokenizer that can be read ({error}). It "
             "should hold tokenizer.json, or vocab.json and merges.txt, as the folder `tokenizer` "

@@ -91,11 +91,12 @@ def _settings(
     ledger: Ledger, recipe: BuildRecipe, family: str, facts: Sequence[DatasetFacts]
 ) -> str:
     sizes = dict.fromkeys(size for one in facts for size, _ in one.buckets)
+    skip, sd15 = recipe.base.clip_skip, family == "sd15"
     rows = [
         ("Resolution", f"{recipe.resize.resolution} pixels a side, as an area"),
         ("Prediction type", PREDICTIONS[ledger.prediction_type]),
         # SDXL always takes the layer before the last, whatever an interface is set to.
-        ("Clip skip", "1 (none)" if family == "sd15" else "2, as every SDXL"),
+        ("Clip skip", f"{skip}{' (none)' if skip == 1 else ''}" if sd15 else "2, as every SDXL"),
         ("Guidance, steps", f"{recipe.preview.guidance:g}, {recipe.preview.steps} (DDIM)"),
     ]
     if sizes:

@@ -23,9 +23,10 @@ class Stand:
 
 def stands(ledger: Ledger) -> list[Stand]:
     """From the origin to the end. Empty before round 1."""
-    rows = ledger.rounds
-    if not rows:
+    if not ledger.rounds:
         return []
+    # Another dataset's held-out pictures are others: their losses do not compare.
+    rows = [row for row in ledger.rounds if row.dataset == ledger.rounds[0].dataset]
     origin = ledger.heldout_origin
     first = rows[0].heldout_before if origin is None else origin
     found = [Stand("origin", 0, first, None, None)]
@@ -41,7 +42,7 @@ def stands(ledger: Ledger) -> list[Stand]:
                 not merged,
             )
         )
-    refit = fitted(ledger)
+    refit = _fitted_alike(ledger)
     if refit is not None:
         low, high = refit.before - refit.high, refit.before - refit.low
         found.append(Stand("all fitted", None, refit.after, low, high))
@@ -51,6 +52,13 @@ def stands(ledger: Ledger) -> list[Stand]:
 def fitted(ledger: Ledger) -> Refitted | None:
     """The strengths fitted together, if the final checkpoint has them."""
     return ledger.refit if ledger.refit is not None and ledger.refit.kept else None
+
+
+def _fitted_alike(ledger: Ledger) -> Refitted | None:
+    """The fit, where it was judged on the first round's pictures alone."""
+    refit = fitted(ledger)
+    seen = {row.dataset for row in ledger.rounds if refit and row.round in refit.rounds}
+    return refit if seen == {ledger.rounds[0].dataset} else None
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def levels(ledger: Ledger) -> tuple[Level, ...]:
     merged = [row for row in rows if row.strength > 0]
     if not merged:
         return ()
-    refit = fitted(ledger)
+    refit = _fitted_alike(ledger)
     after = refit.buckets if refit is not None and refit.buckets else merged[-1].buckets
     before = rows[0].buckets
     return tuple(

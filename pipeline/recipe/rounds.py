@@ -54,7 +54,8 @@ class Rounds(Section):
     """The factor on a round's delta: searched on held-out loss; one number; or a list whose last
     value repeats. damped: 0.5 in every round, for tens of pictures."""
     refit: bool = True
-    """Whether auto and damped strengths are fitted again, all together, after the last round."""
+    """Whether auto and damped strengths are fitted again, all together, after the last round;
+    with them those that [[round]] tables and people's answers gave."""
     gate: Literal["improve", "always"] = "improve"
     """improve: a round that does not lower the held-out loss is tried once more at half the rate
     with another seed, then left out. always: every round is merged."""

@@ -13,6 +13,7 @@ from pipeline.artefacts.records import Record
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import RoundLaw
 from pipeline.rounds.anchor import anchor_of
+from pipeline.rounds.approval import of_round
 from pipeline.rounds.buckets import bucket_losses
 from pipeline.rounds.chain import Link, sha256
 from pipeline.rounds.evaluate import HeldOut, Losses
@@ -91,13 +92,14 @@ def choice_fingerprint(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> str:
     anchored = {}
     if anchor is not None:
         manifest = anchor.split.model_dump(mode="json")
-        anchored = {"anchor": manifest, "budget": rounds.anchor_budget}
+        texts = anchor.folders.text_fingerprint
+        anchored = {"anchor": manifest, "texts": texts, "budget": rounds.anchor_budget}
     return fingerprint(
         stage="strength",
         train=training(job, law, base, None, 1).fingerprint,
         split=split.model_dump(mode="json"),
         strength=law.strength,
-        gate=rounds.gate,
+        gate=_gate(job, law),
         **anchored,
     )
 
@@ -134,7 +136,7 @@ def choose(
         trained += time.monotonic() - before_training
         judged = _judged(job, law, plan, seen, anchor_origin, progress)
         attempts.append(_attempt(job, law, plan, receipt, judged))
-        outcome = _decide(job, attempts[-1], number)
+        outcome = _decide(_gate(job, law), attempts[-1], number)
         if outcome is not None:
             decision = outcome
             break
@@ -172,8 +174,15 @@ def choose(
     return choice
 
 
-def _decide(job: Job, attempt: Attempt, number: int) -> Decision | None:
-    if job.recipe.rounds.gate == "always":
+def _gate(job: Job, law: RoundLaw) -> str:
+    """The recipe's; but a strength that a person gave is merged, whatever the judging half says."""
+    rounds = job.recipe.rounds
+    answer = of_round(job, law.number).last if rounds.approve != "no" else None
+    return "always" if answer is not None and answer.strength is not None else rounds.gate
+
+
+def _decide(gate: str, attempt: Attempt, number: int) -> Decision | None:
+    if gate == "always":
         return "always"
     if attempt.strength > 0 and attempt.after < attempt.before:
         return "accepted" if number == 1 else "accepted on retry"
@@ -202,7 +211,9 @@ def _judged(
 ) -> _Judged:
     """Searches the strength on one half of the held-out pictures and judges it on the other."""
     split, anchor = seen.split, anchor_of(job)
-    held_out = HeldOut(job.recipe, plan.checkpoint, (plan.folder / LORA,), plan.beside)
+    # As it was trained: what the base is stored as decides what it may be judged on.
+    recipe = job.recipe.model_copy(update={"train": law.train})
+    held_out = HeldOut(recipe, plan.checkpoint, (plan.folder / LORA,), plan.beside)
     passes = (6 if law.strength is None else 4) + (0 if anchor is None else 2)
     with progress.bar(f"strength {law.number}", passes, "pass") as bar:
         mean = _Mean(held_out, seen, split.chooses, bar)

@@ -56,7 +56,11 @@ def finish(job: Job, progress: Progress) -> Outcome:
             outputs=[*files_of(folder.final), folder.final_lora],
             seconds=time.monotonic() - started,
         )
-        drop_checkpoints(job, found, finished=True)
+    elif read_ledger(folder.ledger).status == "running":
+        # A part before this one gathered it anew: a rejected round, or pictures drawn again.
+        write_build_ledger(job, status, final=True)
+    # Here, so that a kill right after the receipt, or another `keep`, is made good.
+    drop_checkpoints(job, found, finished=True)
     # The report follows [preview] too, which the receipt above does not; it is written only if it
     # differs.
     make_report(job, read_ledger(folder.ledger))

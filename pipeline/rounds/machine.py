@@ -22,10 +22,12 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Bytes: "cpu", the most that this process held so far; "gpu", where there is one."""
+    """Bytes: "cpu", the most that this process or one that it waited for held so far; "gpu", the
+    most of this process, where there is one: of judging alone, where training has its own."""
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    found = {"cpu": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    found = {"cpu": max(resource.getrusage(who).ru_maxrss for who in whose) * unit}
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.max_memory_allocated()
     return found

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, INDEX_FILE
+from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, INDEX_FILE, images_receipt
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.records import Alike, ImageRecord, LatentRecord, TextRecord, read_records
 from pipeline.models.places import CacheFolders, cache_folders
@@ -33,6 +33,7 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
     folders = cache_folders(job, dataset)
     there = usable(folders.latents, folders.text)
     rounds = recipe.rounds
+    noted = images_receipt(job.dataset_folder(dataset), dataset).outputs[IMAGES_FILE].blake3
     split = draw_split(
         dataset.name,
         folders.latents_fingerprint,
@@ -40,7 +41,7 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
         rounds.held_out,
         rounds.held_out_timesteps,
         recipe.seed,
-        related(job.dataset_folder(dataset).images, there),
+        related(job.dataset_folder(dataset).images, noted, there),
     )
     path = job.folder.split
     if dataset.name != job.datasets[0][1].name:
@@ -50,8 +51,11 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
 
 
 @lru_cache(maxsize=8)
-def related(images: Path, md5s: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """`md5s` in groups that must not be parted, from what the download noted of them."""
+def related(images: Path, noted: str, md5s: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """`md5s` in groups that must not be parted, from what the download noted of them.
+
+    `noted` is the digest of those notes, which change under one name.
+    """
     records = read_records(images / IMAGES_FILE, ImageRecord)
     near = images / ALIKE_FILE
     alike = read_records(near, Alike) if near.exists() else []

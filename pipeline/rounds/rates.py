@@ -71,6 +71,8 @@ def find_rate(job: Job, progress: Progress) -> Outcome:
     """Makes the trials that are not made yet; each can be killed and goes on."""
     found = trials_found(job)
     if found is not None:
+        # Where a kill came between the receipt and the tidying.
+        shutil.rmtree(job.folder.root / "trials", ignore_errors=True)
         return Outcome("rate", True, _sentence(found))
     started, folder = time.monotonic(), job.folder.root
     first = job.recipe.law()[0]
@@ -80,7 +82,7 @@ def find_rate(job: Job, progress: Progress) -> Outcome:
         plan = _trial(job, first, rate)
         recipe = job.recipe.model_copy(update={"train": first.train})
         train_round(recipe, plan, progress)
-        held_out = HeldOut(job.recipe, None, (plan.folder / LORA,))
+        held_out = HeldOut(recipe, None, (plan.folder / LORA,))
 
         def mean(strength: float) -> float:
             return float(held_out.losses(seen.folders, seen.split.chooses, (strength,)).mean())

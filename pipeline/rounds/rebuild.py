@@ -63,7 +63,7 @@ def plan(
     """
     rows = _rows(ledger, number, dropped)
     kept = [row for row in rows if row.decision != "rejected" and row.round not in dropped]
-    if final:
+    if final and ledger.refit is not None:
         kept = [row for row in kept if row.final_strength > 0]
     if not kept:
         raise RequestError(

@@ -108,7 +108,7 @@ def refit(
 ) -> Refit:
     """The strengths within [0, upper] of least loss, as far as 3 bounded Gauss-Newton steps reach.
 
-    At most 3 (K + 4) passes; mostly K + 2 or 2 (K + 2).
+    At most 3 (K + 4) + 1 passes; mostly K + 3.
 
     Args:
         loss: mean loss of the choosing half at a strength vector, with common random numbers.

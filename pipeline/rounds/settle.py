@@ -44,7 +44,8 @@ def final_links(job: Job, history: History) -> tuple[Link, ...]:
         replace(link, strength=strength)
         for link, strength in zip(history.links, found.strengths, strict=True)
     )
-    return tuple(link for link in links if link.strength > 0) or history.links[:1]
+    kept = tuple(link for link in links if link.strength > 0)
+    return kept or (replace(history.links[0], strength=0.0),)
 
 
 def refit_strengths(job: Job, history: History, progress: Progress) -> Refitted:
@@ -75,7 +76,10 @@ def _fingerprint(job: Job, history: History) -> str:
         origin=origin_digest(job),
         links=[[link.blake3, link.strength] for link in history.links],
         seen=[seen.split.model_dump(mode="json") for seen in _seen(job, history)],
-        anchor=anchor.split.model_dump(mode="json") if anchor else None,
+        anchor=[anchor.split.model_dump(mode="json"), anchor.folders.text_fingerprint]
+        if anchor
+        else None,
+        train=[job.recipe.train.precision, job.recipe.train.storage],
         budget=job.recipe.rounds.anchor_budget,
     )
 

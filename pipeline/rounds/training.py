@@ -37,9 +37,11 @@ def training(
         )
     recipe, folder = job.recipe, job.folder.round(law.number)
     seen, anchor, phase = pictures(job, law), anchor_of(job), _phase(job, law)
-    apart = anchor.split.md5s if anchor else frozenset()
+    # What rounds up to this one are judged by; a later one's must not undo these.
+    judged = {each.dataset: pictures(job, each).split.md5s for each in recipe.law()[: law.number]}
+    apart = frozenset[str]().union(*judged.values(), anchor.split.md5s if anchor else ())
     learnt = tuple(md5 for md5 in seen.train if md5 not in apart)
-    further = further_sources(job, law, seen.split.md5s | apart)
+    further = further_sources(job, law, apart)
     repeats = recipe.dataset.repeats if law.dataset == recipe.dataset.recipe else 1
     rate = law.learning_rate * RETRY_RATE ** (attempt - 1)
     again = ("redone", law.redone) if law.redone else ()
@@ -104,6 +106,7 @@ def _phase(job: Job, law: RoundLaw) -> Phase:
 def _start(job: Job, base: tuple[Link, ...]) -> Start:
     """As the recipe says; where nothing was merged there is nothing to take over."""
     policy = job.recipe.rounds.start
+    base = tuple(link for link in base if link.strength > 0)
     if not base:
         return Start("fresh" if policy == "kept" else "gradient" if policy == "carried" else policy)
     return Start(policy, tuple(link.lora for link in base), tuple(link.strength for link in base))

@@ -8,7 +8,6 @@ One object a line: {"bar": …, "total": …, "unit": …, "done": …} opens a 
 import json
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from pipeline import errors
@@ -72,12 +71,7 @@ class _Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._tell()
         self._lines.write(close=True)
 

@@ -133,6 +133,11 @@ def test_a_second_run_does_nothing(finished: Job) -> None:
     after = {p: p.stat().st_mtime_ns for p in finished.folder.root.rglob("*") if p.is_file()}
     changed = {p.name for p in after if after[p] != stamps.get(p)}
     assert changed <= {".lock", "build.json"}
+    ledger = read_ledger(finished.folder.ledger)
+    finished.folder.round(1).grid.unlink()
+    again = build(finished)
+    assert finished.folder.round(1).grid.exists()
+    assert (again.status, again.final_sha256) == (ledger.status, ledger.final_sha256)
 
 
 def test_a_lost_checkpoint_is_made_again_bit_for_bit(finished: Job) -> None:

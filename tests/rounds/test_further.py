@@ -1,5 +1,6 @@
 """Further datasets in a build: shown in batches of their own, weighed, never judged by."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,13 +32,15 @@ regularisation = true
 
 @pytest.fixture
 def two(workshop: Path, fresh_job: Callable[..., Job]) -> Job:
-    """A build over the drawings and six others beside them, cached."""
+    """A build over the drawings, and beside them a dataset of the same and six others, cached."""
     rng = np.random.default_rng(9)
     (workshop / "kept").mkdir(exist_ok=True)
     for number in range(6):
         scene = lacquer_scene(rng)
         draw(scene, 48, 48).save(workshop / "kept" / f"{number}.png")
         (workshop / "kept" / f"{number}.txt").write_text(", ".join(scene.general_tags()))
+    for picture in (workshop / "pictures").iterdir():
+        shutil.copy(picture, workshop / "kept" / f"too-{picture.name}")
     (workshop / "kept.toml").write_text('name = "kept"\n[folder]\npath = "kept"\n')
     job = fresh_job(('[dataset]\nrecipe = "drawings.toml"\n', FURTHER))
     for stage in DATA_STAGES:
@@ -49,13 +52,14 @@ def test_a_round_is_shown_all_and_judged_by_its_own(two: Job) -> None:
     plan = training(two, two.recipe.law()[0], (), None, 1)
     own, other = plan.sources
     assert (own.repeats, own.weight, other.repeats, other.weight) == (2, 1.0, 3, 0.5)
-    assert len(other.pictures) == 6 and not set(other.pictures) & set(own.pictures)
+    # What the round is judged by is left out of the other dataset too, where it is found again.
+    assert len(other.pictures) == 6 + len(own.pictures) and set(own.pictures) < set(other.pictures)
     held_out = {r.md5 for r in open_latents(plan.latents).records} - set(own.pictures)
     assert held_out and not held_out & set(other.pictures)
     feed = Feed(two.recipe, plan, 1000)
     batches = [feed.at(step) for step in range(feed.steps_per_epoch)]
     weights = torch.cat([batch.weights for batch in batches])
-    assert int((weights == 0.5).sum()) == 18
+    assert int((weights == 0.5).sum()) == 3 * len(other.pictures)
     assert int((weights == 1.0).sum()) == 2 * len(own.pictures)
     again = feed.at(3)
     assert again.noise.equal(batches[3].noise) and again.told.hidden.equal(batches[3].told.hidden)

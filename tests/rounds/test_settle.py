@@ -16,7 +16,9 @@ from pipeline.rounds.chain import sha256
 from pipeline.rounds.gate import ANCHOR_STEP
 from pipeline.rounds.history import history
 from pipeline.rounds.pictures import pictures
+from pipeline.rounds.rates import laws
 from pipeline.rounds.settle import final_links
+from pipeline.rounds.training import training
 from pipeline.stages import DATA_STAGES
 
 JobMaker = Callable[..., Job]
@@ -55,8 +57,10 @@ def test_trials_anchor_refit_and_overrides_in_one_build(
     assert not (job.folder.root / "trials").exists()
     anchor = anchor_of(job)
     assert anchor is not None and len(anchor.split.held_out) == 5
-    for law in job.recipe.law():
-        assert pictures(job, law).train  # Of the same folder, so the anchor's are among them.
+    for law in laws(job):
+        # Of the same folder, so the anchor's are among them.
+        assert set(pictures(job, law).train) & anchor.split.md5s
+        assert not set(training(job, law, (), None, 1).pictures) & anchor.split.md5s
     for row in ledger.rounds:
         assert row.wanted == 0.5 and 0 < row.strength <= 0.5
         assert row.anchor_before is not None and row.anchor_after is not None
