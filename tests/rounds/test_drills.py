@@ -77,7 +77,8 @@ def test_killed_at_any_part_it_ends_in_the_same_files_and_ledger(
     recipe, calm, disturbed = job.recipe_path, job.workspace.root, tmp_path / "disturbed"
     shutil.copytree(calm, disturbed)
     began = time.monotonic()
-    assert _child(recipe, calm).wait() == 0
+    with _child(recipe, calm) as child:
+        assert child.wait() == 0
     took, chance, kills = time.monotonic() - began, random.Random(7), 0
     for _ in range(3 * KILLS):
         if kills == KILLS:
