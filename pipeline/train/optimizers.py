@@ -4,7 +4,6 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from pipeline.errors import RequestError
 from pipeline.recipe.optimizers import averages, finds_its_rate, path_of
 from pipeline.recipe.train import Train
+from pipeline.train.groups import Group
 
 OWN_DEFAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
     # Without these Adafactor sets its own rate and the recipe's is not looked at; and without a
@@ -27,15 +27,6 @@ OWN_DEFAULTS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 RESERVED = ("params", "lr", "betas", "weight_decay")
 """What optimizer_args may not hold: the recipe has keys for them."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters that are trained at one rate."""
-
-    parameters: list[nn.Parameter]
-    learning_rate: float
-    """Peak."""
 
 
 def new_optimizer(train: Train, groups: Sequence[Group]) -> torch.optim.Optimizer:
@@ -55,7 +46,7 @@ def new_optimizer(train: Train, groups: Sequence[Group]) -> torch.optim.Optimize
         )
     build = _class(name)
     arguments = _arguments(train, build)
-    lists = [{"params": g.parameters, "lr": g.learning_rate} for g in groups]
+    lists = [{"params": [*g.parameters.values()], "lr": g.learning_rate} for g in groups]
     try:
         optimizer: torch.optim.Optimizer = build(lists, lr=groups[0].learning_rate, **arguments)
     except (TypeError, ValueError, ImportError) as error:
@@ -68,7 +59,7 @@ def new_optimizer(train: Train, groups: Sequence[Group]) -> torch.optim.Optimize
 
 def try_optimizer(train: Train) -> None:
     """Raises as `new_optimizer` does, so that one hears of it before anything is fetched."""
-    new_optimizer(train, [Group([nn.Parameter(torch.zeros(2, 2))], 1.0)])
+    new_optimizer(train, [Group({"": nn.Parameter(torch.zeros(2, 2))}, 1.0)])
 
 
 def _class(name: str) -> Callable[..., Any]:

@@ -32,6 +32,8 @@ class State:
     step: int
     parameters: Mapping[str, Tensor]
     """What is trained, by name, on the CPU."""
+    order: tuple[str, ...]
+    """Their names as the optimizer counts them."""
     optimizer: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     scaler: Mapping[str, Any]

@@ -23,10 +23,11 @@ from pipeline.train.ahead import Ahead, moved, pinned
 from pipeline.train.carry import carried_over
 from pipeline.train.counted import seed_of
 from pipeline.train.feed import Feed, Inputs
+from pipeline.train.groups import by_rate, moments, order
 from pipeline.train.losses import Losses
 from pipeline.train.network import load_network
 from pipeline.train.objective import noisy, target
-from pipeline.train.optimizers import Group, judged, new_optimizer
+from pipeline.train.optimizers import judged, new_optimizer
 from pipeline.train.plan import RoundTraining
 from pipeline.train.precision import mixed_precision
 from pipeline.train.resume import State, load_state, require_same, save_state, take
@@ -79,7 +80,9 @@ class Run:
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""
         trained = list(self.parameters.values())
-        self._optimizer = new_optimizer(train, [Group(trained, training.learning_rate)])
+        groups = by_rate(self.parameters, lambda _: training.learning_rate)
+        self._order = order(groups)
+        self._optimizer = new_optimizer(train, groups)
         self._scheduler = new_schedule(train, self._optimizer, self.steps, training.phase)
         channels_last = train.channels_last
         if channels_last == "auto":
@@ -152,7 +155,8 @@ class Run:
         """Goes on under the recipe's rates and schedule, with the moments that were gathered."""
         if state.settings["train"]["optimizer"] == self.recipe.train.optimizer:
             fresh = self._optimizer.state_dict()
-            self._optimizer.load_state_dict({**fresh, "state": state.optimizer["state"]})
+            kept = moments(state.optimizer["state"], state.order, self._order)
+            self._optimizer.load_state_dict({**fresh, "state": kept})
         fresh = self._scheduler.state_dict()
         self._scheduler.load_state_dict({**fresh, "last_epoch": state.step})
         rates = zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)
@@ -271,6 +275,7 @@ class Run:
                 settings=self.training.settings,
                 step=self.step,
                 parameters={n: p.detach().cpu() for n, p in self.parameters.items()},
+                order=self._order,
                 optimizer=self._optimizer.state_dict(),
                 scheduler=self._scheduler.state_dict(),
                 scaler={} if scaler is None else scaler.state_dict(),

@@ -11,13 +11,18 @@ from torch import Tensor, nn
 from pipeline.errors import RequestError
 from pipeline.recipe.optimizers import finds_its_rate, names
 from pipeline.recipe.train import Train
-from pipeline.train.optimizers import Group, judged, new_optimizer
+from pipeline.train.groups import Group, by_rate
+from pipeline.train.optimizers import judged, new_optimizer
 
 # Paged optimizers say that a CPU has no pages; here that is no news.
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 
 
 NEEDED = {"ranger21": {"num_iterations": 40}}
+
+
+def named(above: str, parameters: list[nn.Parameter]) -> dict[str, nn.Parameter]:
+    return {f"{above}.{number}": p for number, p in enumerate(parameters)}
 
 
 class Factors:
@@ -39,7 +44,10 @@ class Factors:
         self.name = optimizer
         self.optimizer = new_optimizer(
             Train(optimizer=optimizer, **settings),
-            [Group(self.linear, rate), Group(self.convolution, rate)],
+            [
+                Group(named("linear", self.linear), rate),
+                Group(named("conv", self.convolution), rate),
+            ],
         )
 
     @property
@@ -126,8 +134,8 @@ def test_a_dotted_path_is_any_class_of_an_optimizer() -> None:
 
 @pytest.mark.parametrize("name", ["prodigy", "dadaptadam", "pytorch_optimizer.Prodigy"])
 def test_one_that_finds_its_rate_has_one_for_all(name: str) -> None:
-    parameters = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))]
-    apart = [Group(parameters[:1], 1.0), Group(parameters[1:], 0.5)]
+    parameters = {name: nn.Parameter(torch.ones(2, 2)) for name in ("unet.a", "text.b")}
+    apart = by_rate(parameters, {"unet.a": 1.0, "text.b": 0.5}.__getitem__)
     with pytest.raises(RequestError, match=r"rates apart \(1, 0.5\)"):
         new_optimizer(Train(optimizer=name), apart)
     groups = new_optimizer(Train(optimizer="adamw"), apart).param_groups

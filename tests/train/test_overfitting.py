@@ -19,8 +19,9 @@ from pipeline.recipe.lora import Lora
 from pipeline.recipe.train import Train
 from pipeline.train.adapter import attach, trainable
 from pipeline.train.denoiser import Denoiser
+from pipeline.train.groups import by_rate
 from pipeline.train.objective import noisy, sample_losses, target
-from pipeline.train.optimizers import Group, judged, new_optimizer
+from pipeline.train.optimizers import judged, new_optimizer
 
 DEMO = Path(__file__).parents[2] / "demo" / "base"
 STEPS = 10
@@ -88,7 +89,8 @@ def test_it_learns_eight_pictures(
     unet = copy.deepcopy(lesson.unet)
     attach(Denoiser(unet), Lora(rank=4), seed=1)
     train = Train(optimizer=name, optimizer_args=arguments)
-    optimizer = new_optimizer(train, [Group(trainable(unet), rate)])
+    trained = {name: p for name, p in unet.named_parameters() if p.requires_grad}
+    optimizer = new_optimizer(train, by_rate(trained, lambda _: rate))
     with torch.no_grad():
         before = float(lesson.loss(unet))
     for _ in range(STEPS):
