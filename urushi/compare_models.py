@@ -173,10 +173,10 @@ def _drawn(
     if variant.lora is not None:
         digests["lora"] = place.identities.of(variant.lora)
     identity = fingerprint(**digests, strength=variant.strength)
-    folder = place.comparison(sample_fingerprint(identity, preview, size))
+    folder = place.comparison(sample_fingerprint(identity, base, preview, size))
     what = _named(variant)
     with locked(folder):
-        if not is_sampled(preview, size, folder, identity):
+        if not is_sampled(base, preview, size, folder, identity):
             merged = _merged(variant, base, folder, progress) if variant.lora else None
             try:
                 sample(base, merged, preview, size, folder, identity, progress, what=what)

@@ -5,7 +5,7 @@ its base, loads with the base's configurations.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
@@ -21,7 +21,7 @@ from pipeline.models.header import Header, read_header
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
 from pipeline.models.layout import read_configuration, weights_of
 from pipeline.models.schedule import sampling_scheduler, training_scheduler
-from pipeline.models.text import TextStack
+from pipeline.models.text import Reader, TextStack
 from pipeline.models.vae import vae_source
 from pipeline.recipe.base import Base
 
@@ -70,6 +70,14 @@ def load_text(base: Base, checkpoint: Path | None = None) -> TextStack:
             "reads the layer before the last. Take that line out."
         )
     return stack
+
+
+def text_of(pipeline: Any, base: Base) -> TextStack:
+    """A pipeline's own encoders, wherever they are now, reading as `base` says."""
+    readers = [Reader(pipeline.tokenizer, pipeline.text_encoder)]
+    if hasattr(pipeline, "text_encoder_2"):
+        readers.append(Reader(pipeline.tokenizer_2, pipeline.text_encoder_2))
+    return TextStack(tuple(readers), base.clip_skip, base.tokens // 75)
 
 
 def load_scheduler(base: Base) -> DDPMScheduler:

@@ -4,6 +4,7 @@ SD 1.5 and SDXL alike; an SDXL is told that its picture is whole and of the size
 The only file of this room that imports torch.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 from pipeline.errors import UrushiError
 from pipeline.models.fitting import quiet
-from pipeline.models.load import load_pipeline
+from pipeline.models.load import load_pipeline, text_of
+from pipeline.models.text import TextStack
 from pipeline.preview.shots import shots
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import Size
@@ -69,7 +71,7 @@ def draw(
     limit = BATCH
     while True:
         try:
-            pictures = _draw_all(pipe, preview, size, limit, progress, what)
+            pictures = _draw_all(pipe, text_of(pipe, base), preview, size, limit, progress, what)
             break
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
@@ -105,7 +107,13 @@ def placed(pipe: Any, device: str, dtype: torch.dtype) -> Any:
 
 
 def _draw_all(
-    pipe: Any, preview: Preview, size: Size, limit: int, progress: Progress, what: str
+    pipe: Any,
+    text: TextStack,
+    preview: Preview,
+    size: Size,
+    limit: int,
+    progress: Progress,
+    what: str,
 ) -> list[np.ndarray[Any, Any]]:
     """Pictures as (H, W, 3) float32 in 0..1."""
     factor = int(pipe.vae_scale_factor)
@@ -121,8 +129,7 @@ def _draw_all(
         for run in runs:
             noise = torch.cat([initial_noise(wanted[i].seed, channels, latent) for i in run])
             result = pipe(
-                prompt=[wanted[i].prompt for i in run],
-                negative_prompt=[preview.negative] * len(run),
+                **_told(text, [wanted[i].prompt for i in run], preview.negative, pipe.unet.dtype),
                 width=size.width,
                 height=size.height,
                 num_inference_steps=preview.steps,
@@ -134,6 +141,19 @@ def _draw_all(
             )
             pictures.extend(_decoded(pipe, result.images))
     return pictures
+
+
+def _told(
+    text: TextStack, prompts: Sequence[str], negative: str, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Prompts as captions are read in training: diffusers' pipelines cut them after 75 tokens, and
+    of [base].clip_skip they know nothing."""
+    wanted, unwanted = text.encode(prompts), text.encode([negative] * len(prompts))
+    told = {"prompt_embeds": wanted.hidden, "negative_prompt_embeds": unwanted.hidden}
+    if wanted.pooled is not None and unwanted.pooled is not None:
+        told["pooled_prompt_embeds"] = wanted.pooled
+        told["negative_pooled_prompt_embeds"] = unwanted.pooled
+    return {name: states.to(dtype) for name, states in told.items()}
 
 
 @torch.no_grad()

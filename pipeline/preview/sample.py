@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts.chain import TEXT_KEYS
 from pipeline.artefacts.files import atomic, translated
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, done, write_receipt
@@ -43,10 +44,20 @@ def settings(preview: Preview, size: Size) -> dict[str, Any]:
     }
 
 
-def sample_fingerprint(identity: str, preview: Preview, size: Size) -> str:
-    """Of the checkpoint's identity and the settings; enlargement is the grid's business."""
+def reading(base: Base) -> dict[str, Any]:
+    """How prompts are read, where that is not as usual."""
+    return base.model_dump(mode="json", include=set(TEXT_KEYS), exclude_defaults=True)
+
+
+def sample_fingerprint(identity: str, base: Base, preview: Preview, size: Size) -> str:
+    """Of the checkpoint's identity, how prompts are read, and the settings; enlargement is the
+    grid's business."""
     return fingerprint(
-        stage="preview", version=VERSION, identity=identity, settings=settings(preview, size)
+        stage="preview",
+        version=VERSION,
+        identity=identity,
+        settings=settings(preview, size),
+        **reading(base),
     )
 
 
@@ -55,9 +66,9 @@ def picture_paths(folder: Path, count: int) -> list[Path]:
     return [folder / f"{index:02d}.png" for index in range(count)]
 
 
-def is_sampled(preview: Preview, size: Size, folder: Path, identity: str) -> bool:
+def is_sampled(base: Base, preview: Preview, size: Size, folder: Path, identity: str) -> bool:
     """Whether `folder` already holds these pictures of this checkpoint."""
-    return done(folder, sample_fingerprint(identity, preview, size)) is not None
+    return done(folder, sample_fingerprint(identity, base, preview, size)) is not None
 
 
 def sample(
@@ -85,7 +96,7 @@ def sample(
         DiskFullError: no room left.
     """
     paths = picture_paths(folder, len(shots(preview)))
-    if is_sampled(preview, size, folder, identity):
+    if is_sampled(base, preview, size, folder, identity):
         return paths
     from pipeline.preview.draw import draw
 
@@ -103,8 +114,8 @@ def sample(
     write_receipt(
         folder,
         "preview",
-        sample_fingerprint(identity, preview, size),
-        inputs={"identity": identity, **settings(preview, size)},
+        sample_fingerprint(identity, base, preview, size),
+        inputs={"identity": identity, **settings(preview, size), **reading(base)},
         outputs=paths,
         summary={"pictures": len(paths)},
         seconds=time.monotonic() - start,

@@ -112,7 +112,7 @@ def draw_samples(job: Job, rows: Sequence[RoundRow], progress: Progress) -> int:
             wanted.append((what, place.checkpoint, place.samples, row.checkpoint_sha256))
     drawn = 0
     for what, checkpoint, samples, identity in wanted:
-        if is_sampled(preview, size, samples, identity):
+        if is_sampled(base, preview, size, samples, identity):
             continue
         if checkpoint is not None and not checkpoint.exists():
             progress.say(

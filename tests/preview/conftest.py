@@ -183,7 +183,7 @@ def put_samples(
     write_receipt(
         samples,
         "preview",
-        sample_fingerprint(identity, preview, size),
+        sample_fingerprint(identity, Base(checkpoint=Path("base")), preview, size),
         inputs={"identity": identity, **settings(preview, size)},
         outputs=paths,
     )

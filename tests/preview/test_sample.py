@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.artefacts.receipts import read_receipt
 from pipeline.artefacts.workspace import BuildFolder
-from pipeline.models.load import load_pipeline
+from pipeline.models.load import load_pipeline, load_text
 from pipeline.preview import draw
 from pipeline.preview.sample import sample, sample_fingerprint
 from pipeline.progress import Silent
@@ -19,6 +19,7 @@ from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 
 SIZE = Size(24, 16)
+BASE = Base(checkpoint=Path("base.safetensors"))
 PREVIEW = Preview(prompts=("red circle", "two blue square"), seed=7, steps=2, guidance=3)
 
 
@@ -49,8 +50,11 @@ print(*(p.name for p in paths), "torch" in sys.modules, "diffusers" in sys.modul
 
 
 def test_every_setting_that_shows_in_a_picture_changes_the_fingerprint() -> None:
-    marks = {sample_fingerprint("a", PREVIEW, SIZE), sample_fingerprint("b", PREVIEW, SIZE)}
-    marks.add(sample_fingerprint("a", PREVIEW, Size(16, 24)))
+    marks = {
+        sample_fingerprint("a", BASE, PREVIEW, SIZE),
+        sample_fingerprint("b", BASE, PREVIEW, SIZE),
+    }
+    marks.add(sample_fingerprint("a", BASE, PREVIEW, Size(16, 24)))
     for change in (
         {"prompts": ("red circle",)},
         {"negative": "blue"},
@@ -59,10 +63,12 @@ def test_every_setting_that_shows_in_a_picture_changes_the_fingerprint() -> None
         {"steps": 3},
         {"guidance": 4},
     ):
-        marks.add(sample_fingerprint("a", PREVIEW.model_copy(update=change), SIZE))
-    assert len(marks) == 9
+        marks.add(sample_fingerprint("a", BASE, PREVIEW.model_copy(update=change), SIZE))
+    for read in ({"clip_skip": 2}, {"tokens": 150}):
+        marks.add(sample_fingerprint("a", BASE.model_copy(update=read), PREVIEW, SIZE))
+    assert len(marks) == 11
     larger = PREVIEW.model_copy(update={"enlarge": 4})
-    assert sample_fingerprint("a", larger, SIZE) in marks
+    assert sample_fingerprint("a", BASE, larger, SIZE) in marks
 
 
 def test_the_same_seed_draws_the_same_bytes(model: Any, tmp_path: Path, said: Any) -> None:
@@ -192,6 +198,31 @@ def test_a_prompt_is_drawn_alike_in_any_batch(model: Any) -> None:
     alone = pixels(("red circle",))
     among = pixels(("red circle", *(f"{n} green square" for n in range(9))))
     assert np.abs(alone - among).max() <= 1
+
+
+@pytest.mark.parametrize("read", [{}, {"clip_skip": 2}, {"tokens": 225}], ids=str)
+def test_prompts_are_read_as_captions_are_in_training(
+    model: Any, monkeypatch: pytest.MonkeyPatch, read: dict[str, int]
+) -> None:
+    base = model.base.model_copy(update=read)
+    told: list[torch.Tensor] = []
+    load = load_pipeline
+
+    def watched(*arguments: Any) -> Any:
+        pipe = load(*arguments)
+
+        def remember(_unet: Any, _inputs: Any, named: Any) -> None:
+            told.append(named["encoder_hidden_states"])
+
+        pipe.unet.register_forward_pre_hook(remember, with_kwargs=True)
+        return pipe
+
+    monkeypatch.setattr(draw, "load_pipeline", watched)
+    long = " ".join(["red circle"] * 60)
+    preview = PREVIEW.model_copy(update={"prompts": (long,), "negative": "blue"})
+    draw.draw(base, None, preview, SIZE, Silent(), what="x")
+    assert torch.equal(told[0], load_text(base).encode(["blue", long]).hidden)
+    assert told[0].shape[1] == 77 * base.tokens // 75
 
 
 def test_batches_stay_within_pictures_and_pixels() -> None:
