@@ -7,7 +7,7 @@ Figures (losses are means of three seeds on pictures that nothing was chosen on)
 cure_gain_vs_always      at four times always-merge's best rate, by what share `auto` with its refit
                          lies below it: 64 pictures to learn from, 32 held out, five rounds
 cure_gain_vs_early_stop  the same against one LoRA with early stopping
-rate_robustness          of `damped` with its refit, the worst loss over the best, rates 1 to 16
+rate_robustness          of `damped` with its refit, the worst loss over the best, rates 1 to 32
 anchor_frontier_gain     at an anchor loss no higher than always-merge's at its best rate, by what
                          share rounds lie below one LoRA, both shrunk to that; each at its best rate
 rank_law_error           most that K rounds of rank r lie above the best approximation of rank K r
@@ -63,7 +63,7 @@ class Size:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     pretraining: int = 6000
-    few_rates: tuple[float, ...] = (7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2)
+    few_rates: tuple[float, ...] = (3.75e-4, 7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2)
     short: int = 1000
     long: int = 4000
     repeats: int = 300

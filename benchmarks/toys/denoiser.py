@@ -69,9 +69,15 @@ def fixed(pictures: Tensor, each: int, seed: int) -> Samples:
     shown = pictures.repeat_interleave(each, 0)
     shift = torch.rand(len(shown), generator=generator)
     part = torch.arange(each).repeat(len(pictures))
-    timesteps = ((part + shift) * (TIMESTEPS / each)).long()
+    timesteps = _stratified(part, shift, each)
     noise = torch.randn(shown.shape, generator=generator)
     return samples(shown[None], timesteps[None], noise[None])
+
+
+def _stratified(part: Tensor, shift: Tensor, count: int) -> Tensor:
+    """Position `part` of `count`, moved by `shift` in [0, 1), as a timestep."""
+    # In float32 the last part and a shift next to 1 add up to the count itself.
+    return ((part + shift) * (TIMESTEPS / count)).long().clamp(max=TIMESTEPS - 1)
 
 
 class Feed:
@@ -90,7 +96,7 @@ class Feed:
             pool = self._pictures[index % len(self._pictures)]
             shown.append(pool[torch.randint(len(pool), (BATCH,), generator=generator)])
             shift = torch.rand(1, generator=generator)
-            timesteps.append(((torch.arange(BATCH) + shift) * (TIMESTEPS / BATCH)).long())
+            timesteps.append(_stratified(torch.arange(BATCH), shift, BATCH))
             noises.append(torch.randn(BATCH, PIXELS, generator=generator))
         made = samples(torch.stack(shown), torch.stack(timesteps), torch.stack(noises))
         return Samples(made.inputs[self._which], made.noise[self._which])
