@@ -25,6 +25,7 @@ from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.runs import run_root
 from pipeline.errors import GateStopped, Interrupted, NeedsDecision, UrushiError
+from pipeline.progress import as_line
 
 _ROUND = re.compile(r"round-(\d+)-(\w+)")
 LAST_PART = "preview"
@@ -85,7 +86,7 @@ class Artifacts:
         """How far a bar is, in one place for the whole run."""
         percent = min(100.0, round(100 * done / total, 1)) if total else 0.0
         name = f"{self._name}-progress"
-        text = f"{what}: {done}/{total}{', ' if note else ''}{note}"
+        text = as_line(what, done, total, "", note)
         with _optional():
             if self._progress is None:
                 self._progress = cast(UUID, create_progress_artifact(percent, name, text))

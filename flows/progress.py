@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Bar, Progress, SilentBar, as_line
 
 LINE_SECONDS = 60.0
 """Between two lines of one bar in a log that holds days."""
@@ -26,10 +26,9 @@ class Lines:
 
     def bar(self, what: str, total: int, unit: str, done: int = 0) -> Bar:
         def line(what: str, done: int, total: int, note: str) -> None:
-            share = f" ({done / total:.0%})" if total else ""
-            self._tell(f"{what}: {done}/{total} {unit}{share}{', ' if note else ''}{note}")
+            self._tell(as_line(what, done, total, unit, note))
 
-        return _Told(None, line, LINE_SECONDS, self._clock, what, total, done)
+        return _Told(SilentBar(), line, LINE_SECONDS, self._clock, what, total, done)
 
     def say(self, text: str) -> None:
         self._tell(text)
@@ -51,12 +50,12 @@ class Published:
         self._inner.say(text)
 
 
-class _Told:
+class _Told(SilentBar):
     """A bar that tells where it is every `every` seconds, and at its end if it ever told."""
 
     def __init__(
         self,
-        inner: Bar | None,
+        inner: Bar,
         tell: Publish,
         every: float,
         clock: Callable[[], float],
@@ -70,8 +69,7 @@ class _Told:
 
     def advance(self, count: int = 1) -> None:
         self._done += count
-        if self._inner is not None:
-            self._inner.advance(count)
+        self._inner.advance(count)
         now = self._clock()
         if now - self._told >= self._every:
             self._told = now
@@ -79,12 +77,10 @@ class _Told:
 
     def note(self, text: str) -> None:
         self._note = text
-        if self._inner is not None:
-            self._inner.note(text)
+        self._inner.note(text)
 
     def __enter__(self) -> Self:
-        if self._inner is not None:
-            self._inner.__enter__()
+        self._inner.__enter__()
         return self
 
     def __exit__(
@@ -93,7 +89,6 @@ class _Told:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._inner is not None:
-            self._inner.__exit__(kind, error, trace)
+        self._inner.__exit__(kind, error, trace)
         if self._told > self._started:
             self._tell(self._what, self._done, self._total, self._note)

@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Bar, Progress, SilentBar, as_line
 from urushi.table import duration
 
 LINE_SECONDS = 5.0
@@ -46,7 +46,7 @@ class Terminal:
             self._stream.flush()
 
 
-class _TqdmBar:
+class _TqdmBar(SilentBar):
     def __init__(self, stream: TextIO, what: str, total: int, unit: str, done: int) -> None:
         self._bar: Any = tqdm(
             desc=what,
@@ -69,9 +69,6 @@ class _TqdmBar:
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text, refresh=False)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -82,7 +79,7 @@ class _TqdmBar:
             self._bar.close()
 
 
-class _LineBar:
+class _LineBar(SilentBar):
     def __init__(
         self,
         stream: TextIO,
@@ -109,19 +106,15 @@ class _LineBar:
 
     def _tell(self, now: float) -> None:
         self._shown = self._done
-        share = f" ({self._done / self._total:.0%})" if self._total else ""
-        note = f", {self._note}" if self._note else ""
         seconds = now - self._started
         rate = (self._done - self._first) / seconds if seconds > 0 else 0.0
         left = (self._total - self._done) / rate if rate > 0 else 0.0
-        ahead = f", about {duration(left)} to go" if left >= 1 else ""
-        pace = f", {rate:.3g} {self._unit}/s" if rate > 0 else ""
-        line = f"{self._what}: {self._done}/{self._total} {self._unit}{share}{pace}{ahead}{note}"
+        pace = f"{rate:.3g} {self._unit}/s" if rate > 0 else ""
+        ahead = f"about {duration(left)} to go" if left >= 1 else ""
+        details = pace, ahead, self._note
+        line = as_line(self._what, self._done, self._total, self._unit, *details)
         with suppress(OSError):
             print(line, file=self._stream, flush=True)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import Interrupted, RequestError, UrushiError
-from pipeline.progress import Silent
+from pipeline.progress import Bar, Silent, SilentBar
 from urushi.recipes import tiny_base
 from urushi.table import table
 
@@ -299,27 +299,18 @@ class _Notes(Silent):
     def __init__(self, on_note: Callable[[], None]) -> None:
         self.last, self.count, self.on_note = "", 0, on_note
 
-    def bar(self, what: str, total: int, unit: str, done: int = 0) -> Any:
-        return _NotedBar(self, super().bar(what, total, unit, done))
+    def bar(self, what: str, total: int, unit: str, done: int = 0) -> Bar:
+        return _NotedBar(self)
 
 
-class _NotedBar:
-    def __init__(self, notes: _Notes, bar: Any) -> None:
-        self._notes, self._bar = notes, bar
+class _NotedBar(SilentBar):
+    def __init__(self, notes: _Notes) -> None:
+        self._notes = notes
 
     def note(self, text: str) -> None:
         self._notes.last = text
         self._notes.count += 1
         self._notes.on_note()
-
-    def advance(self, count: int = 1) -> None:
-        self._bar.advance(count)
-
-    def __enter__(self) -> "_NotedBar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 CHECKS: Sequence[Callable[[Bench], Iterator[Check]]] = (

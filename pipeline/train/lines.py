@@ -8,11 +8,11 @@ One object a line: {"bar": …, "total": …, "unit": …, "done": …} opens a 
 import json
 import time
 from collections.abc import Callable
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from pipeline import errors
 from pipeline.errors import UrushiError
-from pipeline.progress import Bar, Progress
+from pipeline.progress import Bar, Progress, SilentBar
 
 KINDS: tuple[type[UrushiError], ...] = (
     errors.RequestError,
@@ -49,7 +49,7 @@ class Lines:
         self._stream.flush()
 
 
-class _Bar:
+class _Bar(SilentBar):
     def __init__(self, lines: Lines, clock: Callable[[], float]) -> None:
         self._lines, self._clock = lines, clock
         self._count, self._told = 0, clock()
@@ -67,9 +67,6 @@ class _Bar:
         if self._count:
             self._lines.write(advance=self._count)
         self._count, self._told = 0, self._clock()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._tell()
