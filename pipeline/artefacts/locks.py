@@ -68,8 +68,11 @@ def held(path: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Holds a folder that is there, without a file for it, and waits for whoever has it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Holds `folder` once whoever has it lets go. What is in it may all be removed: the lock is a
+    file beside it, and not the folder itself, which NFS cannot lock."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    with translated(lock):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 import threading
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artefacts.locks import held, is_locked, locked
+from pipeline.artefacts.locks import held, in_turn, is_locked, locked
 from pipeline.errors import BusyError
 
 HOLDER = """
@@ -71,3 +72,24 @@ def test_locks_of_two_names_do_not_meet(tmp_path: Path) -> None:
         assert is_locked(tmp_path, ".run.lock")
         with pytest.raises(BusyError), held(tmp_path / ".run.lock"):
             pass
+
+
+def test_a_folder_is_held_in_turn_whatever_becomes_of_what_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "shards" / "00001"
+    folder.mkdir(parents=True)
+    order = []
+
+    def second() -> None:
+        with in_turn(folder):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    with in_turn(folder):
+        waiting.start()
+        shutil.rmtree(folder)
+        folder.mkdir()
+        waiting.join(0.3)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"]
+    assert list(folder.iterdir()) == []

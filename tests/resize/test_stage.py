@@ -254,7 +254,11 @@ def test_a_lost_shard_is_made_again_alone(many: list[bytes], downloaded) -> None
     job = downloaded(many)
     stage.run(job, Silent())
     root = resized_folder(job)
-    assert sorted(path.name for path in (root / "shards").iterdir()) == ["00000", "00001", "00002"]
+    assert sorted(path.name for path in (root / "shards").glob("[0-9]*")) == [
+        "00000",
+        "00001",
+        "00002",
+    ]
     before, made = times(job), contents(job)
     (root / "shards/00001/receipt.json").unlink()
     (root / "shards/00001/stray.webp").write_bytes(b"of a run that was killed")
