@@ -93,14 +93,25 @@ def images_receipt(folder: DatasetFolder, dataset: DatasetRecipe) -> Receipt:
 
 
 def tags_fingerprint(tagger: Tagger, images: Receipt, identities: Identities) -> str:
-    """Of the tagger's files (of a model from the hub, its id) and of which pictures there are."""
-    files = [Path(tagger.model, name) for name in TAGGER_FILES]
+    """Of the tagger's files and of which pictures there are."""
     return fingerprint(
         stage="tags",
         version=VERSIONS["tags"],
-        model=[identities.of(file) for file in files if file.is_file()] or tagger.model,
+        model=tagger_files(tagger, identities),
         pictures=images.summary["pictures"],
     )
+
+
+def tagger_files(tagger: Tagger, identities: Identities) -> list[str] | str:
+    """What the tagger's files hold; of a model from the hub, its id."""
+    files = [Path(tagger.model, name) for name in TAGGER_FILES]
+    return [identities.of(file) for file in files if file.is_file()] or tagger.model
+
+
+def tokenizer_files(tokenizer: Path, identities: Identities) -> list[str]:
+    """What the files of [caption].tokenizer hold."""
+    files = [tokenizer / name for name in TOKENIZER_FILES]
+    return [identities.of(file) for file in files if file.is_file()]
 
 
 def caption_fingerprint(dataset: DatasetRecipe, images: Receipt, identities: Identities) -> str:
@@ -114,8 +125,7 @@ def caption_fingerprint(dataset: DatasetRecipe, images: Receipt, identities: Ide
         }
     tokenizer = dataset.caption.tokenizer
     if tokenizer is not None:
-        files = [tokenizer / name for name in TOKENIZER_FILES]
-        tags["tokenizer"] = [identities.of(file) for file in files if file.is_file()]
+        tags["tokenizer"] = tokenizer_files(tokenizer, identities)
     return fingerprint(
         stage="caption",
         version=VERSIONS["caption"],

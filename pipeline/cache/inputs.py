@@ -3,11 +3,22 @@ it is stale."""
 
 from typing import Any
 
-from pipeline.artefacts.chain import IMAGES_FILE, LATENT_KEYS, TEXT_KEYS, VERSIONS, images_receipt
+from pipeline.artefacts.chain import (
+    IMAGES_FILE,
+    LATENT_KEYS,
+    TEXT_KEYS,
+    VERSIONS,
+    images_receipt,
+    tagger_files,
+    tokenizer_files,
+)
 from pipeline.artefacts.job import Job
 from pipeline.models.digest import component_digests
 from pipeline.models.vae import vae_digest
 from pipeline.recipe import DatasetRecipe
+
+TAGGER_PLACES = {"model", "batch_size"}
+"""Keys of [tagger] that say where and how, not what."""
 
 
 def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
@@ -25,13 +36,17 @@ def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
 def text_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
     """Of the texts of `dataset`."""
     images = images_receipt(job.dataset_folder(dataset), dataset)
-    digests = component_digests(job.recipe.base, job.workspace.identities)
-    tagger = dataset.tagger
+    known = job.workspace.identities
+    digests = component_digests(job.recipe.base, known)
+    tagger, tokenizer = dataset.tagger, dataset.caption.tokenizer
     return {
         "stage versions": [VERSIONS["caption"], VERSIONS["text"]],
         "posts": images.outputs[IMAGES_FILE].blake3,
-        "[caption]": dataset.caption.model_dump(mode="json"),
-        "[tagger]": tagger.model_dump(mode="json", exclude={"batch_size"}) if tagger else {},
+        "[caption]": dataset.caption.model_dump(mode="json", exclude={"tokenizer"}),
+        "[tagger]": tagger.model_dump(mode="json", exclude=TAGGER_PLACES) if tagger else {},
+        # What lies in the folders that those two name counts, and not where they are.
+        "tagger": tagger_files(tagger, known) if tagger else None,
+        "tokenizer": tokenizer_files(tokenizer, known) if tokenizer else None,
         "[base]": job.recipe.base.model_dump(mode="json", include=set(TEXT_KEYS)),
         "text encoders": digests.text,
     }

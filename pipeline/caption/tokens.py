@@ -44,24 +44,24 @@ class Tokens:
 
 
 def _read(folder: Path) -> Tokenizer:
-    whole, vocabulary, merges = (folder / name for name in TOKENIZER_FILES)
+    whole, vocabulary, merges = (str(folder / name) for name in TOKENIZER_FILES)
     try:
-        if whole.is_file():
-            return Tokenizer.from_file(str(whole))
-        return _clip(vocabulary, merges)
+        if Path(whole).is_file():
+            return Tokenizer.from_file(whole)
+        pieces = BPE.from_file(
+            vocabulary, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>"
+        )
     except Exception as error:  # tokenizers raises no narrower class of its own.
         raise RequestError(
             f"{folder} ([caption].tokenizer) holds no tokenizer that can be read ({error}). It "
             "should hold tokenizer.json, or vocab.json and merges.txt, as the folder `tokenizer` "
             "of a diffusers model does."
         ) from error
+    return _clip(pieces)
 
 
-def _clip(vocabulary: Path, merges: Path) -> Tokenizer:
-    model = BPE.from_file(
-        str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token="<|endoftext|>"
-    )
-    tokenizer = Tokenizer(model)
+def _clip(pieces: BPE) -> Tokenizer:
+    tokenizer = Tokenizer(pieces)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )

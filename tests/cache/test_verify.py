@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefacts.job import load_job
+from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.receipts import read_receipt
+from pipeline.cache.inputs import text_inputs
 from pipeline.cache.reasons import changes, reasons
 from pipeline.cache.stage import run
 from pipeline.cache.verify import verify
 from pipeline.progress import Silent
+from pipeline.recipe import DatasetRecipe
 
 
 def _times(folder: Path) -> dict[str, int]:
@@ -83,6 +85,30 @@ def test_why_names_what_changed(tiny: Any, tmp_path: Path, make_prepared: Any, t
     assert '  [resize].crop: "center" -> "top"' in found
     job = _changed(prepared, "[dataset]", "clip_skip = 2\n[dataset]")
     assert "  [base].clip_skip: 1 -> 2" in list(reasons(job, dataset))
+
+
+def test_why_names_a_tokenizer_whose_files_changed(
+    tiny: Any, tmp_path: Path, make_prepared: Any, told: Any
+) -> None:
+    """And not one that only lies elsewhere."""
+    prepared = make_prepared(tmp_path, tiny.as_file, 6)
+    recipe = prepared.job.datasets[0][0]
+    words = tmp_path / "words"
+    words.mkdir()
+    (words / "vocab.json").write_text('{"a": 0}')
+    (words / "merges.txt").write_text("#version: 0.2\n")
+    recipe.write_text(recipe.read_text() + f'\n[caption]\ntokenizer = "{words}"\n')
+    before = text_inputs(*_loaded(prepared))
+    words.rename(tmp_path / "elsewhere")
+    recipe.write_text(recipe.read_text().replace(str(words), str(tmp_path / "elsewhere")))
+    assert changes(before, text_inputs(*_loaded(prepared))) == []
+    (tmp_path / "elsewhere" / "vocab.json").write_text('{"b": 0}')
+    assert changes(before, text_inputs(*_loaded(prepared))) == ["tokenizer: others than before"]
+
+
+def _loaded(prepared: Any) -> tuple[Job, DatasetRecipe]:
+    job = load_job(prepared.job.recipe_path, prepared.job.workspace.root)
+    return job, job.datasets[0][1]
 
 
 def test_changes_of_digests_say_only_that() -> None:
