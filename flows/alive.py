@@ -6,7 +6,7 @@ believes alive and whose lock is free is dead, and no late heartbeat or busy mac
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from pipeline.artefacts.files import write_text
 from pipeline.artefacts.locks import Holder, held, holder, is_locked
 from pipeline.artefacts.records import Record
 from pipeline.artefacts.workspace import Workspace
+from pipeline.errors import BusyError
 
 KEEP_SECONDS = 90 * 86_400.0
 """Locks of runs that ended longer ago are cleared away."""
+LOOK_SECONDS = 0.2
 
 
 class Returns(Record):
@@ -37,13 +39,25 @@ class Sign:
 
 
 @contextmanager
-def alive(workspace: Workspace, run: str) -> Iterator[None]:
+def alive(workspace: Workspace, run: str, patience: float = 0.0) -> Iterator[None]:
     """Holds the lock of flow run `run` for this process.
+
+    Args:
+        patience: seconds to wait for a process of the same run that is about to be gone.
 
     Raises:
         BusyError: another process runs the same flow run.
     """
-    with held(_lock(workspace, run)):
+    with ExitStack() as stack:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                stack.enter_context(held(_lock(workspace, run)))
+                break
+            except BusyError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(LOOK_SECONDS)
         yield
 
 

@@ -8,28 +8,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import PrefectException
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from flows.deploy import TAG
-from flows.generations import newest
+from flows.flow_runs import in_states
+from flows.generations import job_of
+from flows.pool import connected
 from pipeline.artefacts.decisions import Decisions, decide, overdue, read_decisions
-from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.job import Job
 from pipeline.artefacts.runs import run_root
-from pipeline.errors import UrushiError
 
 FORM = "Prefect's form"
+KEY = "round-"
+"""How the key of a pause for a question begins."""
 
 
 class Approve(RunInput):
@@ -52,7 +46,7 @@ def take_answer(job: Job) -> None:
     # The key is the question's: a run that is resumed gets its answer here, and any other waits.
     answer = suspend_flow_run(
         wait_for_input=Approve.with_initial_data(description=_described(job, number)),
-        key=f"round-{number:02d}-{len(found.asked)}",
+        key=f"{KEY}{number:02d}-{len(found.asked)}",
         timeout=365 * 86_400,
     )
     if read_decisions(_path(job, number)).waiting:
@@ -83,15 +77,12 @@ def resume_build(build: Path) -> list[str]:
         UrushiError: the server does not answer.
     """
     resumed = []
-    try:
-        with get_client(sync_client=True) as client:
-            for run in suspended(client):
-                job = _job(run)
-                if job is not None and run_root(job) == build:
-                    client.resume_flow_run(run.id, run_input=Approve().model_dump())
-                    resumed.append(run.name)
-    except (httpx.HTTPError, PrefectException) as error:
-        raise UrushiError(f"Prefect's server does not answer ({error}).") from error
+    with connected() as client:
+        for run in suspended(client):
+            job = job_of(run.parameters)
+            if job is not None and run_root(job) == build:
+                client.resume_flow_run(run.id, run_input=Approve().model_dump())
+                resumed.append(run.name)
     return resumed
 
 
@@ -102,8 +93,8 @@ def settle(client: SyncPrefectClient, mine: str) -> Iterable[tuple[str, str]]:
     Yields (run, what was done).
     """
     for run in suspended(client):
-        job = _job(run) if mine in run.tags else None
-        if job is None:
+        job = job_of(run.parameters) if mine in run.tags else None
+        if job is None or job.build is None:
             continue
         waiting = question(job)
         said = "its question is answered; resumed"
@@ -119,23 +110,13 @@ def settle(client: SyncPrefectClient, mine: str) -> Iterable[tuple[str, str]]:
 
 
 def suspended(client: SyncPrefectClient) -> list[FlowRun]:
-    """Runs of our deployments that wait."""
-    wanted = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])),
-        tags=FlowRunFilterTags(all_=[TAG]),
-    )
-    return client.read_flow_runs(flow_run_filter=wanted, limit=200)
+    """Runs that wait for an answer; one that a person paused for reasons of their own does not."""
+    return [run for run in in_states(client, [StateType.PAUSED]) if _asks(run)]
 
 
-def _job(run: FlowRun) -> Job | None:
-    try:
-        job = load_job(Path(str(run.parameters["recipe"])), Path(str(run.parameters["workspace"])))
-        # A refresh may be at a later generation of the build.
-        if "least_new" in run.parameters:
-            job = newest(job)
-    except UrushiError:
-        return None
-    return job if job.build is not None else None
+def _asks(run: FlowRun) -> bool:
+    key = run.state.state_details.pause_key if run.state is not None else None
+    return key is not None and key.startswith(KEY)
 
 
 def _path(job: Job, number: int) -> Path:

@@ -14,23 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from flows.address import connect, known
+from flows.generations import LEAST_NEW, ROUNDS
 from flows.server import start
 from flows.settings import prepare
+from flows.tags import TAG, host_tag
 from pipeline.artefacts.job import load_job
-from pipeline.artefacts.locks import host
 from pipeline.artefacts.runs import run_root
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
-TAG = "urushi"
 Kind = Literal["data", "build", "refresh"]
-
-
-def host_tag() -> str:
-    """Marks deployments whose paths are this machine's."""
-    return f"host:{host()}"
 
 
 @dataclass(frozen=True)
@@ -64,15 +59,14 @@ def deploy(wish: Wish, *, now: bool = False) -> Deployed:
 
     Raises:
         RecipeError, RequestError: the recipe, the schedule, or no server.
+        UrushiError: the server does not answer.
     """
     kind, name = _checked(wish)
     prepare(wish.workspace, standing=True)
     api = connect(wish.workspace)
-    from prefect.client.orchestration import get_client
+    from flows.pool import CPU, GPU, POOL, connected, ensure_pool
 
-    from flows.pool import CPU, GPU, POOL, ensure_pool
-
-    with get_client(sync_client=True) as client:
+    with connected() as client:
         ensure_pool(client)
         made = _deployment(wish, kind, name)
         made.work_pool_name = POOL
@@ -151,6 +145,9 @@ def _deployment(wish: Wish, kind: Kind, name: str) -> "RunnerDeployment":
         "workspace": str(wish.workspace.resolve()),
         "notify": list(wish.notify),
     }
+    if kind == "refresh":
+        # Spelled out, so that the interface offers them, and a run can be told by them.
+        parameters |= {"least_new": LEAST_NEW, "rounds": ROUNDS}
     made: Any = entry.FLOWS[kind].to_deployment(
         name=name,
         schedule=schedule,

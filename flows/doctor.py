@@ -8,35 +8,24 @@ are suspended or paused are none of its business, but for a decision whose time 
 """
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
-import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    FlowRunFilterTags,
-)
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows.alive import count_return, returns, sign, sweep_old
 from flows.approval import settle
-from flows.deploy import TAG, host_tag
+from flows.flow_runs import in_states, workspace_of
+from flows.generations import job_of
+from flows.pool import connected
+from flows.tags import host_tag
 from flows.verdicts import RETURN_SECONDS, Act, Case, Night, missed, verdict
-from pipeline.artefacts.job import load_job
 from pipeline.artefacts.locks import host, is_locked
 from pipeline.artefacts.runs import RUN_LOCK, run_root
 from pipeline.artefacts.workspace import Workspace
-from pipeline.errors import UrushiError
 
-PAGE = 200
 LATE_SECONDS = 600.0
 """A night counts as missed when it is so late."""
 SUSPECT = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.CRASHED)
@@ -68,36 +57,14 @@ def examine(workspace: Workspace, *, first: bool = False) -> list[Finding]:
     """
     now = time.time()
     sweep_old(workspace, now)
-    try:
-        with get_client(sync_client=True) as client:
-            found = [
-                finding
-                for run in _runs(client, SUSPECT)
-                if (finding := _treat(client, run, now)) is not None
-            ]
-            found += [Finding(*settled) for settled in settle(client, host_tag())]
-            return found + _missed(client, now, 60.0 if first else LATE_SECONDS)
-    except (httpx.HTTPError, PrefectException) as error:
-        raise UrushiError(
-            f"Prefect's server does not answer ({type(error).__name__}: {error}). "
-            "`urushi up` runs one, or set PREFECT_API_URL to yours."
-        ) from error
-
-
-def _runs(client: SyncPrefectClient, types: Iterable[StateType]) -> list[FlowRun]:
-    """All runs of our deployments that are in one of the states `types`."""
-    wanted = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))),
-        tags=FlowRunFilterTags(all_=[TAG]),
-    )
-    runs: list[FlowRun] = []
-    while True:
-        page = client.read_flow_runs(
-            flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(runs)
-        )
-        runs += page
-        if len(page) < PAGE:
-            return [run for run in runs if run.deployment_id is not None]
+    with connected() as client:
+        found = [
+            finding
+            for run in in_states(client, SUSPECT)
+            if (finding := _treat(client, run, now)) is not None
+        ]
+        found += [Finding(*settled) for settled in settle(client, host_tag())]
+        return found + _missed(client, now, 60.0 if first else LATE_SECONDS)
 
 
 def _treat(client: SyncPrefectClient, run: FlowRun, now: float) -> Finding | None:
@@ -105,7 +72,7 @@ def _treat(client: SyncPrefectClient, run: FlowRun, now: float) -> Finding | Non
     if case.state == "CRASHED" and case.seconds > RECENT_SECONDS:
         return None
     act = verdict(case, host())
-    if act is Act.LEAVE:
+    if act is Act.LEAVE or _moved(client, run):
         return None
     if act is Act.BURY:
         client.set_flow_run_state(run.id, Cancelled(message="Its process is gone."), force=True)
@@ -115,14 +82,20 @@ def _treat(client: SyncPrefectClient, run: FlowRun, now: float) -> Finding | Non
         client.set_flow_run_state(run.id, Crashed(message=told), force=True)
     if act is Act.GIVE_UP:
         return Finding(run.name, "died again and again; left alone. Its logs say why")
-    count_return(_workspace(run), str(run.id), now)
+    count_return(workspace_of(run), str(run.id), now)
     client.set_flow_run_state(run.id, AwaitingRetry(scheduled_time=datetime.now(UTC)), force=True)
     return Finding(run.name, "its process is gone; the same run is scheduled again and goes on")
 
 
+def _moved(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether `run` has another state by now. Asked after the look at its lock: a run reports its
+    end before its process, and so its lock, is gone."""
+    return client.read_flow_run(run.id).state_id != run.state_id
+
+
 def _case(run: FlowRun, now: float) -> Case:
     assert run.state is not None, "read with a filter on states"
-    place = _workspace(run)
+    place = workspace_of(run)
     since = returns(place, str(run.id))
     return Case(
         state=run.state.type.value,
@@ -134,16 +107,11 @@ def _case(run: FlowRun, now: float) -> Case:
     )
 
 
-def _workspace(run: FlowRun) -> Workspace:
-    return Workspace(Path(str(run.parameters["workspace"])))
-
-
 def _is_busy(run: FlowRun) -> bool:
     """Whether some process, of this run or another, works on what the run is about."""
-    try:
-        job = load_job(Path(str(run.parameters["recipe"])), _workspace(run).root)
-    except UrushiError:
-        return False  # The run will say what is wrong with its recipe better than we can.
+    job = job_of(run.parameters)
+    if job is None:
+        return False  # About no recipe, or the run will say better than we can what is wrong in it.
     root = run_root(job)
     # A trainer whose flow was killed may still be saving; it holds the folder of its round.
     inside = (path.parent for path in root.glob("rounds/*/*/.lock"))
@@ -152,8 +120,8 @@ def _is_busy(run: FlowRun) -> bool:
 
 def _missed(client: SyncPrefectClient, now: float, late: float) -> list[Finding]:
     """Cancels all but one of a deployment's missed nights."""
-    waiting = _runs(client, (StateType.SCHEDULED,))
-    going = _runs(client, OCCUPYING) + [run for run in waiting if _began(run)]
+    waiting = in_states(client, (StateType.SCHEDULED,))
+    going = in_states(client, OCCUPYING) + [run for run in waiting if _began(run)]
     names = {str(run.id): run.name for run in waiting}
     nights = [
         Night(str(run.id), str(run.deployment_id), run.expected_start_time.timestamp())

@@ -11,22 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry
 
-from flows.alive import running
-from flows.pool import pause
+from flows.alive import running, sign
+from flows.flow_runs import in_states, workspace_of
+from flows.generations import job_of
+from flows.pool import connected, pause
+from flows.tags import host_tag
 from flows.worker import end_gently
 from pipeline.artefacts.files import write_text
-from pipeline.artefacts.job import load_job
 from pipeline.artefacts.locks import Holder, host
 from pipeline.artefacts.workspace import Workspace
-from pipeline.errors import UrushiError
 
 LOOK_SECONDS = 0.5
 TERM_SECONDS = 60.0
 """Between SIGTERM and SIGKILL."""
+START_SECONDS = 60.0
+"""For a run that the worker has taken and whose process imports: until it lives, nobody can be
+asked."""
 
 
 def drain(workspace: Workspace, say: Callable[[str], None], seconds: float) -> list[str]:
@@ -38,8 +42,9 @@ def drain(workspace: Workspace, say: Callable[[str], None], seconds: float) -> l
     Raises:
         UrushiError: the server does not answer.
     """
-    with get_client(sync_client=True) as client:
+    with connected() as client:
         pause(client, True)
+        _await_starting(client, workspace)
         here = {run: who for run, who in running(workspace).items() if who.host == host()}
         runs = {run: client.read_flow_run(UUID(run)) for run in here}
         stops = [stop for run in runs.values() if (stop := _stop(run)) is not None]
@@ -58,14 +63,23 @@ def drain(workspace: Workspace, say: Callable[[str], None], seconds: float) -> l
 
 def _stop(run: FlowRun) -> Path | None:
     """Puts the STOP file where the run's training looks; None for runs that do not train."""
-    try:
-        job = load_job(Path(str(run.parameters["recipe"])), Path(str(run.parameters["workspace"])))
-    except UrushiError:
-        return None
-    if job.build is None or not job.folder.root.is_dir():
+    job = job_of(run.parameters)
+    if job is None or job.build is None or not job.folder.root.is_dir():
         return None
     write_text(job.folder.stop, "urushi drain\n")
     return job.folder.stop
+
+
+def _await_starting(client: SyncPrefectClient, workspace: Workspace) -> None:
+    """Waits until every run of this machine that was taken before the pause holds its lock."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and any(
+        host_tag() in run.tags
+        and workspace_of(run).root.resolve() == workspace.root
+        and not sign(workspace, str(run.id)).alive
+        for run in in_states(client, [StateType.PENDING, StateType.RUNNING])
+    ):
+        time.sleep(LOOK_SECONDS)
 
 
 def _wait(workspace: Workspace, here: dict[str, Holder], seconds: float) -> None:

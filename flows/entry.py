@@ -9,9 +9,10 @@ Parameters are paths and names. Keys to sites come from the environment or the k
 runs the worker, never from a parameter: Prefect keeps those in its database and shows them.
 """
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from pipeline.errors import (
 
 STOPPED = "Stopped by the gate"
 NOTHING = "Nothing to do"
+EXIT_SECONDS = 60.0
+"""For the process of a run that was suspended, and is resumed already, to be gone."""
 
 
 def _name() -> str:
@@ -56,15 +59,15 @@ def _name() -> str:
 @flow(name="data", flow_run_name=_name, persist_result=False, retries=0)
 def data(recipe: str, workspace: str, notify: list[str] | None = None) -> State[Any] | None:
     """The data stages of a recipe, as far as they are not done."""
-    with _here(workspace):
-        return _walk(load_job(Path(recipe), Path(workspace)), notify or (), later=())
+    _begin(workspace)
+    return _walk(load_job(Path(recipe), Path(workspace)), notify or (), later=())
 
 
 @flow(name="build", flow_run_name=_name, persist_result=False, retries=0)
 def build(recipe: str, workspace: str, notify: list[str] | None = None) -> State[Any] | None:
     """Everything that a build recipe asks, as far as it is not done."""
-    with _here(workspace):
-        return _build(_build_job(recipe, workspace), notify or ())
+    _begin(workspace)
+    return _build(_build_job(recipe, workspace), notify or ())
 
 
 @flow(name="refresh", flow_run_name=_name, persist_result=False, retries=0)
@@ -72,37 +75,38 @@ def refresh(
     recipe: str,
     workspace: str,
     notify: list[str] | None = None,
-    least_new: int = 500,
-    rounds: int = 1,
+    least_new: int = generations.LEAST_NEW,
+    rounds: int = generations.ROUNDS,
 ) -> State[Any] | None:
     """Asks for newer pictures; when `least_new` have come, lays `rounds` rounds on what stands.
 
-    A build that is not finished goes on first, with the pictures that it began with or more.
+    A build that is not over goes on first, with the pictures that it has.
     """
-    with _here(workspace):
-        first = _build_job(recipe, workspace)
-        last = generations.newest(first)
-        if not generations.is_done(last):
-            generations.begin(last)
-            return _build(last, notify or ())
-        before = generations.begun_with(last)
-        ended = _walk(first, notify or (), later=(), first=refreshing(first))
-        if ended is not None:
-            return ended
-        came = generations.pictures(first) - before
-        get_run_logger().info("%s new pictures since %s", came, last.recipe.name)
-        if came < least_new:
-            return Completed(name=NOTHING, message=f"{came} new pictures, {least_new} are wanted")
-        following = generations.next_generation(first, last, rounds)
-        generations.begin(following)
-        return _build(following, notify or ())
+    _begin(workspace)
+    first = _build_job(recipe, workspace)
+    last = generations.newest(first)
+    if not generations.is_over(last):
+        return _build(last, notify or ())
+    before = generations.begin(last)
+    ended = _walk(first, notify or (), later=(), first=refreshing(first))
+    if ended is not None:
+        return ended
+    came = generations.pictures(first) - before
+    get_run_logger().info("%s new pictures since %s", came, last.recipe.name)
+    if came < least_new:
+        return Completed(name=NOTHING, message=f"{came} new pictures, {least_new} are wanted")
+    following = generations.next_generation(first, last, rounds)
+    generations.begin(following)
+    return _build(following, notify or ())
 
 
 @flow(name="compare", flow_run_name="compare builds", persist_result=False, retries=0)
 def compare(workspace: str, builds: list[str] | None = None) -> None:
     """One page with the rounds and the last grid of `builds`, or of every build there is."""
+    _begin(workspace)
     place = Workspace(Path(workspace).resolve())
-    names = builds or sorted(path.parent.name for path in place.root.glob("builds/*/build.json"))
+    there = (path.parent.name for path in place.root.glob("builds/*/build.json"))
+    names = builds or sorted(there)
     create_markdown_artifact(
         compare_page([place.build(name) for name in names]),
         key="compare",
@@ -140,7 +144,8 @@ def _walk(
         first, later: instead of the data stages, and of the rounds' parts.
     """
     job, name = scaled(job), run_root(job).name
-    take_answer(job)
+    if later is None:
+        take_answer(job)
     try:
         with at_work(job, Lines(get_run_logger().info), later) as work:
             own = len(data_parts(job))
@@ -165,9 +170,13 @@ def _walk(
     return None
 
 
-@contextmanager
-def _here(workspace: str) -> Iterator[None]:
-    """Holds the lock of this flow run, by which others know that it lives."""
+def _begin(workspace: str) -> None:
+    """Holds the lock of this flow run, by which others know that it lives, until this process ends.
+
+    Not only until the flow returns: Prefect hears of a run's end a moment later, and a run that it
+    believes alive and whose lock is free is taken for dead.
+    """
+    until_exit = ExitStack()
     run = flow_run.id or str(os.getpid())
-    with alive(Workspace(Path(workspace).resolve()), run):
-        yield
+    until_exit.enter_context(alive(Workspace(Path(workspace).resolve()), run, EXIT_SECONDS))
+    atexit.register(until_exit.close)

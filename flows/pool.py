@@ -5,15 +5,38 @@ a run must renew, and a server that is away for five minutes then ends a run of 
 were missed are dealt with by the doctor.
 """
 
-from prefect.client.orchestration import SyncPrefectClient
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
+
+from pipeline.errors import UrushiError
 
 POOL = "urushi"
 GPU, CPU = "gpu", "cpu"
 """Queues: builds, and data flows."""
 LIMIT = 1
 """Runs of a queue at a time."""
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    """A client of the server that PREFECT_API_URL names.
+
+    Raises:
+        UrushiError: it does not answer, or refuses what it is asked.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except (httpx.HTTPError, PrefectException) as error:
+        raise UrushiError(
+            f"Prefect's server does not answer ({type(error).__name__}: {error}). "
+            "`urushi up` runs one, or set PREFECT_API_URL to yours."
+        ) from error
 
 
 def ensure_pool(client: SyncPrefectClient, name: str = POOL) -> None:

@@ -95,6 +95,8 @@ class _Household:
     @contextmanager
     def _standing(self) -> Iterator[None]:
         """With a server that answers; ends all that was started."""
+        # An address of before: nobody is to be sent there while the server starts.
+        (self._home / UP_FILE).unlink(missing_ok=True)
         try:
             if self._foreign is None:
                 self._tell(f"Starting Prefect; its log is {self._home / LOG}")
@@ -140,10 +142,14 @@ class _Household:
     def _keep_worker(self) -> float:
         if self._worker is not None and self._worker.process.poll() is None:
             return 0.0
-        if self._worker is not None:
-            self._tell(f"The worker ended ({self._worker.process.returncode}); starting it again.")
-        from flows.pool import POOL
+        from flows.pool import POOL, connected, ensure_pool
 
+        if self._worker is None:
+            # What `urushi drain` paused goes on. A worker that dies during a drain changes nothing.
+            with connected() as client:
+                ensure_pool(client)
+        else:
+            self._tell(f"The worker ended ({self._worker.process.returncode}); starting it again.")
         self._worker = worker.start(POOL, self._home / LOG)
         return AGAIN_SECONDS
 

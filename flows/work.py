@@ -71,13 +71,16 @@ def at_work(job: Job, progress: Progress, parts: Sequence[Part] | None = None) -
     """`job` for this process alone, with last_run.json kept up to date however it ends.
 
     Args:
-        parts: what is walked after the data stages instead of the rounds' parts.
+        parts: what is walked after the data stages instead of the rounds' parts. Where they are
+            none, a build's last_run.json stays as it is.
 
     Raises:
         BusyError: another process runs the same recipe.
         RequestError: the base is not one that can be trained.
     """
-    with held(run_root(job) / RUN_LOCK), _Log(job, run_fingerprint(job)) as log:
+    # A build's data alone says nothing of how far the build is.
+    recorded = job.build is None or parts is None or len(parts) > 0
+    with held(run_root(job) / RUN_LOCK), _Log(job, recorded) as log:
         if parts is None and job.build is not None:
             # Now, not after hours of downloading.
             require_supported(inspect(job.build.base))
@@ -118,12 +121,16 @@ def build_parts(job: Job) -> tuple[Part, ...]:
 
 
 class _Log:
-    """Keeps last_run.json up to date while the run goes on and when it ends, however it ends."""
+    """Keeps last_run.json up to date while the run goes on and when it ends, however it ends.
 
-    def __init__(self, job: Job, fingerprint: str) -> None:
+    Of a run that is not `recorded` it only remembers the parts.
+    """
+
+    def __init__(self, job: Job, recorded: bool) -> None:
         self.runs: list[PartRun] = []
         self._job = job
-        self._fingerprint = fingerprint
+        self._recorded = recorded
+        self._fingerprint = run_fingerprint(job)
         self._part: str | None = None
 
     def __enter__(self) -> Self:
@@ -157,6 +164,8 @@ class _Log:
                 self._write("interrupted")
 
     def _write(self, state: State, error: str | None = None) -> None:
+        if not self._recorded:
+            return
         write_run(
             run_root(self._job),
             state,

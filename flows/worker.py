@@ -3,7 +3,8 @@
     python -m flows.worker POOL       what `urushi up` starts; ends when its standard input does
 
 Prefect's own worker, told to stop, takes its runs with it before any of them can save. This one
-stands beside it: asked to stop, it first asks the runs.
+stands beside it: asked to stop, it halts the worker where it is, which so takes up no other run in
+a place that gets free, and asks the runs.
 """
 
 import os
@@ -21,7 +22,6 @@ from pipeline.artefacts.locks import host
 
 SAVE_SECONDS = 120.0
 """For a run that was asked to end: one training step and the writing of its resume point."""
-STOP_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 
 
@@ -110,11 +110,11 @@ def main() -> None:
     while worker.poll() is None and not stop.wait(LOOK_SECONDS):
         pass
     if worker.poll() is None:
+        worker.send_signal(signal.SIGSTOP)
         end_gently(children(worker.pid), SAVE_SECONDS)
-        end_gently([worker.pid], STOP_SECONDS)
-        worker.wait()
     with suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
     sys.exit(0 if stop.is_set() else worker.returncode or 1)
 
 

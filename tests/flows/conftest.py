@@ -118,7 +118,6 @@ class Standing:
         """Starts it, and returns once it is ready."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        (self.home / "up.json").unlink(missing_ok=True)
         command = [URUSHI, "up", "--workspace", self.workspace, "--port", str(port), *words]
         self.process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

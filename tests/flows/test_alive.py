@@ -1,4 +1,6 @@
 import os
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,17 @@ def test_a_run_lives_while_its_lock_is_held(tmp_path: Path) -> None:
         "who it was is known after the end: whose run it is to bring back"
     )
     assert running(place) == {}
+
+
+def test_a_run_that_is_resumed_waits_for_the_process_that_suspended_it(tmp_path: Path) -> None:
+    place = Workspace(tmp_path)
+    with ExitStack() as suspended:
+        suspended.enter_context(alive(place, "run"))
+        ending = threading.Timer(1.0, suspended.close)
+        ending.start()
+        with alive(place, "run", patience=60.0):
+            assert not ending.is_alive()
+            assert sign(place, "run").alive
 
 
 def test_returns_are_counted_over_restarts(tmp_path: Path) -> None:

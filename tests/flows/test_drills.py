@@ -13,6 +13,8 @@ import pytest
 import requests
 from PIL import Image
 
+from pipeline.artefacts.runs import read_run
+
 if TYPE_CHECKING:
     from conftest import SmallBuild, Standing
 
@@ -95,6 +97,9 @@ def test_cancelled_it_saves_and_leaves_nothing_behind(
     standing.until(lambda: not psutil.pid_exists(holder), 30)
     assert time.monotonic() - began < 60
     assert resume_points(standing, "cancelled")[-1] >= before
+    last = read_run(standing.workspace / "builds" / "cancelled")
+    assert last is not None
+    assert last.state == "interrupted"
     # Asked for, so the doctor does not bring it back.
     assert "All is well." in standing.urushi("doctor").stdout
     assert standing.run(run)["state_type"] == "CANCELLED"
@@ -112,11 +117,12 @@ def test_drained_it_goes_on_with_the_next_up(
     assert not (standing.workspace / "builds" / "coat" / "STOP").exists()
     saved = resume_points(standing)[-1]
     # The pool is paused: it waits, however long the worker is there.
-    time.sleep(20)
+    assert standing.ask("/work_pools/urushi")["is_paused"]
     assert standing.run(run)["state"]["name"] == "AwaitingRetry"
-    assert resume_points(standing)[-1] == saved
     assert standing.end() == 0
+    assert resume_points(standing)[-1] == saved
     standing.start()
+    standing.until(lambda: not standing.ask("/work_pools/urushi")["is_paused"], 60)
     assert standing.wait(run, {"COMPLETED", "FAILED"})["state_type"] == "COMPLETED"
 
 
@@ -156,17 +162,17 @@ def test_the_interface_shows_the_run_and_the_rounds_grid(
         window = {"width": 1300, "height": 1700, "deviceScaleFactor": 1, "mobile": False}
         page.call("Emulation.setDeviceMetricsOverride", **window)
 
-        def show(path: str, text: str, name: str) -> Path:
+        def show(path: str, text: str, name: str, pictures: int = 0) -> Path:
             page.call("Page.navigate", url=root + path)
             seen = f"!!document.body && document.body.innerText.includes({json.dumps(text)})"
-            standing.until(lambda: page.run(seen), 120)
-            time.sleep(3)
+            drawn = "Array.from(document.images).filter(i => i.complete && i.naturalWidth).length"
+            standing.until(lambda: page.run(f"{seen} && {drawn} >= {pictures}"), 120)
             shot: Path = page.shot(tmp_path / f"{name}.png")
             return shot
 
         show(f"/runs/flow-run/{run}", "build shown", "flow-run")
         artifact = artifacts["shown-round-02"]["latest_id"]
-        shot = show(f"/artifacts/artifact/{artifact}", "round 2", "round")
+        shot = show(f"/artifacts/artifact/{artifact}", "round 2", "round", 1)
         sizes = page.run("Array.from(document.images, i => [i.naturalWidth, i.naturalHeight])")
         place = page.run(
             "(r => [r.left, r.top, r.right, r.bottom])"

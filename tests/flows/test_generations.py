@@ -3,11 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from flows.generations import begin, begun_with, newest, next_generation, number_of
+from flows.generations import (
+    begin,
+    is_done,
+    is_over,
+    job_of,
+    newest,
+    next_generation,
+    number_of,
+)
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.receipts import write_receipt
-from pipeline.errors import UrushiError
+from pipeline.artefacts.runs import run_fingerprint, run_root, write_run
+from pipeline.errors import RequestError, UrushiError
 
 WriteRecipe = Callable[..., Path]
 ROUNDS = "[rounds]\ncount = 3\nlearning_rate = 1e-4\ndecay = 0.5\nepochs = [6, 4]\n"
@@ -56,9 +65,47 @@ def test_a_generation_starts_from_the_final_one_before_and_at_its_rate(job: Job)
 
 def test_what_a_generation_began_with_is_remembered_once(job: Job) -> None:
     job.folder.root.mkdir(parents=True)
+    with pytest.raises(RequestError, match="not here yet"):
+        begin(job)
     with_pictures(job, 100)
-    assert begun_with(job) == 100, "a build of before: it had what is there now"
-    begin(job)
+    assert begin(job) == 100
     with_pictures(job, 700)
-    begin(job)
-    assert begun_with(job) == 100
+    assert begin(job) == 100, "and not what is there now"
+
+
+def test_lists_of_the_first_rounds_go_on_with_their_last_values(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    lists = "[rounds]\ncount = 2\nepochs = [6, 4]\nstrength = [0.5, 0.9]\n"
+    first = load_job(write_recipe(lists), tmp_path / "workspace")
+    first.folder.root.mkdir(parents=True)
+    first.folder.final.write_bytes(b"weights")
+    laws = next_generation(first, first, 2).recipe.law()
+    assert [(law.epochs, law.strength) for law in laws] == [(4, 0.9), (4, 0.9)]
+
+
+def test_a_build_that_its_gate_stopped_is_over_once_something_was_merged(job: Job) -> None:
+    root = run_root(job)
+    root.mkdir(parents=True)
+    write_run(root, "stopped by the gate", fingerprint=run_fingerprint(job))
+    assert not is_over(job), "nothing stands to lay more rounds on"
+    job.folder.final.write_bytes(b"weights")
+    assert is_over(job)
+    assert not is_done(job)
+    write_run(root, "stopped by the gate", fingerprint="of another recipe")
+    assert not is_over(job)
+
+
+def test_what_a_run_works_on_is_told_by_its_parameters(job: Job, tmp_path: Path) -> None:
+    words = {"recipe": str(job.recipe_path), "workspace": str(job.workspace.root)}
+    found = job_of(words)
+    assert found is not None
+    assert found.recipe == job.recipe
+    job.folder.root.mkdir(parents=True)
+    job.folder.final.write_bytes(b"weights")
+    next_generation(job, job, 1)
+    of_refresh = job_of(words | {"least_new": 500, "rounds": 1})
+    assert of_refresh is not None
+    assert of_refresh.recipe.name == "coat-2"
+    assert job_of({"workspace": str(tmp_path), "builds": []}) is None
+    assert job_of(words | {"recipe": str(tmp_path / "gone.toml")}) is None

@@ -61,19 +61,24 @@ from flows.notify import notify
 CustomWebhookNotificationBlock(
     name="studio", url=sys.argv[1], json_data={"subject": "{{subject}}", "body": "{{body}}"}
 ).save("studio", overwrite=True)
-notify(["custom-webhook/none", "custom-webhook/studio"], "coat: finished", "final.safetensors")
+CustomWebhookNotificationBlock(name="shut", url=sys.argv[2]).save("shut", overwrite=True)
+blocks = ["custom-webhook/none", "custom-webhook/shut", "custom-webhook/studio"]
+notify(blocks, "coat: finished", "final.safetensors")
 """
 
 
 def test_a_block_of_prefects_is_told(standing: "Standing") -> None:
-    """A real block, saved on the server, that posts to a page of ours; one that is not there is
-    only warned of."""
+    """A real block, saved on the server, that posts to a page of ours; one that is not there, or
+    whose page refuses, is only warned of, without its address: that may be the secret."""
     told: list[dict[str, str]] = []
 
     class Page(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
+            if "/T0KEN" in self.path:
+                self.send_response(403)
+            else:
+                told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
             self.end_headers()
 
         def log_message(self, *words: object) -> None:
@@ -82,8 +87,9 @@ def test_a_block_of_prefects_is_told(standing: "Standing") -> None:
     with HTTPServer(("127.0.0.1", 0), Page) as page:
         thread = threading.Thread(target=page.serve_forever)
         thread.start()
+        address = f"http://127.0.0.1:{page.server_port}/"
         ended = subprocess.run(
-            [sys.executable, "-c", TELL, f"http://127.0.0.1:{page.server_port}/"],
+            [sys.executable, "-c", TELL, address, f"{address}services/T0KEN"],
             capture_output=True,
             text=True,
             env=standing.environment | {"PREFECT_API_URL": standing.api},
@@ -92,4 +98,7 @@ def test_a_block_of_prefects_is_told(standing: "Standing") -> None:
         thread.join()
     assert ended.returncode == 0, ended.stderr
     assert told == [{"subject": "coat: finished", "body": "final.safetensors"}]
-    assert "custom-webhook/none was not told" in ended.stderr + ended.stdout
+    said = ended.stderr + ended.stdout
+    assert "custom-webhook/none was not told: ValueError" in said
+    assert "custom-webhook/shut was not told: HTTPStatusError" in said
+    assert "T0KEN" not in said

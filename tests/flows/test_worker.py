@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 
 from flows.worker import children, end_gently
 
@@ -30,12 +29,10 @@ def start(program: str) -> "subprocess.Popen[str]":
 def test_runs_are_asked_and_waited_for_and_only_the_deaf_are_killed() -> None:
     with start(SAVES) as saves, start(DEAF) as deaf:
         assert {saves.pid, deaf.pid} <= set(children(os.getpid()))
-        began = time.monotonic()
         end_gently([saves.pid], 30.0)
         assert saves.wait() == 0
         assert saves.stdout is not None
         assert saves.stdout.read() == "saved\n"
-        assert time.monotonic() - began < 15
         end_gently([deaf.pid], 1.0)
         assert deaf.wait() == -9
         end_gently([deaf.pid], 1.0)  # Long gone: nothing to do.
