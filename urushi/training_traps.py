@@ -26,12 +26,29 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
                 f"learning rate is only a factor on it: round {others[0].number} {said}. "
                 "Set [rounds].learning_rate = 1.0 and decay = 1.0.",
             )
+        yield from _block_rates(recipe)
     if averages(train.optimizer) and not train.scheduler.startswith("constant"):
         yield Trap(
             "averaged-schedule",
             f"[train].optimizer {train.optimizer} averages what it passes in place of a falling "
             f'rate, and [train].scheduler is "{train.scheduler}": both together learn less. '
             'Use "constant_with_warmup".',
+        )
+
+
+def _block_rates(recipe: BuildRecipe) -> Iterator[Trap]:
+    blocks = recipe.lora.rates("sd15")
+    odd = {block: rate for block, rate in blocks.named.items() if rate not in (0, 1)}
+    if blocks.rest not in (0, 1):
+        odd["rest"] = blocks.rest
+    if odd:
+        said = ", ".join(f"{block} = {rate:g}" for block, rate in odd.items())
+        yield Trap(
+            "found-rate-blocks",
+            f"[train].optimizer {recipe.train.optimizer} estimates one step size for all that is "
+            f"trained, and [lora].blocks gives blocks shares of it ({said}): training refuses "
+            "rates apart, and one share for all only scales the estimate. Use 0 and 1 alone, or "
+            "another optimizer.",
         )
 
 

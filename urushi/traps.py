@@ -25,7 +25,14 @@ CODES = (
     *("bucket-step", "configurations", "conv-rank", "alpha-above-rank", "alpha-few-pictures"),
     *("epochs-and-steps", "fading-rate", "gate-always", "preview-size", "few-pictures"),
     *("step-count", "held-out-few", "small-pictures", "shared-words", "score-scheme", "disk"),
-    *("alike", "found-rate", "averaged-schedule", "sdxl-small", "prediction-type"),
+    *(
+        "alike",
+        "found-rate",
+        "found-rate-blocks",
+        "averaged-schedule",
+        "sdxl-small",
+        "prediction-type",
+    ),
     *("noise-at-zero-snr", "transparent-regularisation", "generated-regularisation"),
 )
 

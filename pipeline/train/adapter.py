@@ -69,6 +69,11 @@ def layers(network: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
             yield name, module
 
 
+def layer_of(parameter: str) -> str:
+    """The path of the layer that a factor, named as the network's parameters are, adapts."""
+    return parameter.partition(".lora_")[0]
+
+
 def trainable(network: nn.Module) -> list[nn.Parameter]:
     """The round's factors, in module order."""
     return [p for p in network.parameters() if p.requires_grad]

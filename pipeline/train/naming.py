@@ -8,7 +8,7 @@ The only file of this room that imports merge, whose tables of names it reads; n
 
 from collections.abc import Iterable
 
-from merge.keys import translate, unet_modules
+from merge.keys import block_of, translate, unet_modules
 from merge.shapes import UNetShape, unet_shape_of_diffusers
 from pipeline.train.denoiser import WRAPPED, Denoiser
 
@@ -17,9 +17,20 @@ UNET = "unet."
 
 def kohya_names(network: Denoiser, paths: Iterable[str]) -> dict[str, str]:
     """Path of a layer in `network` → kohya's name of it: in SDXL's UNet with sgm's blocks."""
-    sgm = network.unet.config.addition_embed_type == "text_time"
+    shape = _shape(network) if is_sdxl(network) else None
+    return {path: _kohya(path, shape) for path in paths}
+
+
+def is_sdxl(network: Denoiser) -> bool:
+    """Whether the UNet is SDXL's, not SD 1.5's."""
+    return bool(network.unet.config.addition_embed_type == "text_time")
+
+
+def blocks_of(network: Denoiser, paths: Iterable[str]) -> dict[str, str]:
+    """Path of a layer of the UNet in `network` → its block: IN00-IN11, M00 or OUT00-OUT11."""
     shape = _shape(network)
-    return {path: _kohya(path, shape if sgm else None) for path in paths}
+    modules = {path: path.removeprefix(UNET) for path in paths}
+    return {path: block_of(_in_ldm(m, shape) or m, shape) for path, m in modules.items()}
 
 
 def _kohya(path: str, shape: UNetShape | None) -> str:

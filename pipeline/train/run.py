@@ -19,6 +19,7 @@ from pipeline.errors import RequestError
 from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
+from pipeline.train.adapter import layer_of
 from pipeline.train.ahead import Ahead, moved, pinned
 from pipeline.train.carry import carried_over
 from pipeline.train.counted import seed_of
@@ -80,7 +81,10 @@ class Run:
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""
         trained = list(self.parameters.values())
-        groups = by_rate(self.parameters, lambda _: training.learning_rate)
+        shares = {target.name: target.rate for target in self.covered}
+        groups = by_rate(
+            self.parameters, lambda name: training.learning_rate * shares[layer_of(name)]
+        )
         self._order = order(groups)
         self._optimizer = new_optimizer(train, groups)
         self._scheduler = new_schedule(train, self._optimizer, self.steps, training.phase)

@@ -1,7 +1,7 @@
 """Which layers a LoRA covers, with which rank: those that kohya's format names.
 
 Every linear layer and 1x1 convolution inside the UNet's attention transformers; with a convolution
-rank also the resnets, down- and upsamplers.
+rank also the resnets, down- and upsamplers; of these what the recipe's preset and blocks leave.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,16 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from pipeline.errors import RequestError
+from pipeline.recipe.blocks import Blocks, Family
 from pipeline.recipe.lora import Lora
 from pipeline.train.denoiser import Denoiser, plain
+from pipeline.train.naming import blocks_of, is_sdxl
 
 _ATTENTION = (Transformer2DModel,)
 _CONVOLUTION = (ResnetBlock2D, Downsample2D, Upsample2D)
+_INSIDE = ".transformer_blocks."
+"""In the paths of attention and feed-forward layers; not in those of the projections around."""
 
 
 @dataclass(frozen=True)
@@ -27,34 +32,56 @@ class Target:
     """Its path in the Denoiser."""
     rank: int
     alpha: float
+    rate: float = 1.0
+    """Share of the round's learning rate."""
 
 
 def targets(network: Denoiser, lora: Lora) -> list[Target]:
     """The layers to adapt, in the order of the module tree, each once.
 
-    A rank above a layer's own size cannot add anything: it is cut to that size, with alpha cut by
-    the same factor, so that the scale alpha / rank stays the recipe's.
+    Raises:
+        RequestError: [lora] names a block that the UNet has not, or a rank above a layer's size: a
+            larger one cannot add anything there.
     """
-    found: dict[str, Target] = {}
+    found: dict[str, nn.Linear | nn.Conv2d] = {}
     parents = _ATTENTION + (_CONVOLUTION if lora.conv_rank else ())
     for parent_name, parent in network.named_modules():
         if not isinstance(parent, parents):
             continue
         for name, child in plain(parent.named_modules(prefix=parent_name)):
-            target = _target(name, child, lora)
-            if target is not None:
-                found.setdefault(name, target)
-    return list(found.values())
+            if lora.preset == "full" or _INSIDE in name:
+                found.setdefault(name, child)
+    blocks = blocks_of(network, found)
+    rates, ranks, conv_ranks = _blocks(network, lora)
+    made = []
+    for name, child in found.items():
+        spatial = isinstance(child, nn.Conv2d) and child.kernel_size != (1, 1)
+        rank = int((conv_ranks if spatial else ranks).of(blocks[name]))
+        rate = rates.of(blocks[name])
+        if not rank or not rate:
+            continue
+        if rank > (most := _largest_rank(child)):
+            key = "conv_rank" if spatial else "rank"
+            raise RequestError(
+                f"[lora] asks for rank {rank} in {name}, whose size allows {most}: more cannot add "
+                f"anything. Lower [lora].{key}, or give the block {blocks[name]} {most} or less in "
+                f"[lora].block_{key}s."
+            )
+        scale = lora.convolution_scale if spatial else lora.linear_scale
+        made.append(Target(name, rank, rank * scale, rate))
+    return made
 
 
-def _target(name: str, module: nn.Linear | nn.Conv2d, lora: Lora) -> Target | None:
-    spatial = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-    rank = lora.conv_rank if spatial else lora.rank
-    alpha = lora.convolution_alpha if spatial else lora.linear_alpha
-    if rank == 0:
-        return None
-    fits = min(rank, _largest_rank(module))
-    return Target(name, fits, alpha * fits / rank)
+def _blocks(network: Denoiser, lora: Lora) -> tuple[Blocks, Blocks, Blocks]:
+    family: Family = "sdxl" if is_sdxl(network) else "sd15"
+    there = frozenset(blocks_of(network, (p for p, _ in plain(network.named_modules()))).values())
+    found = lora.rates(family), lora.ranks(family), lora.conv_ranks(family)
+    for key, blocks in zip(("blocks", "block_ranks", "block_conv_ranks"), found, strict=True):
+        try:
+            blocks.require_fit(there, family)
+        except ValueError as error:
+            raise RequestError(f"[lora].{key} {error}.") from None
+    return found
 
 
 def _largest_rank(module: nn.Linear | nn.Conv2d) -> int:

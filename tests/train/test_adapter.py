@@ -3,17 +3,22 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from pipeline.errors import RequestError
 from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, factors, load_lora, save_lora, set_strength, trainable
 from pipeline.train.conditioning import Conditioning
 from pipeline.train.denoiser import Denoiser
+from pipeline.train.naming import blocks_of
 from pipeline.train.targets import targets
 
 
@@ -64,10 +69,73 @@ def test_linear_only_covers_attention_and_conv_adds_the_resnets() -> None:
     assert (projection.rank, projection.alpha) == (4, 2.0)
 
 
-def test_a_rank_above_the_layer_keeps_the_scale() -> None:
-    widest = {t.name: t for t in targets(new_network(), Lora(rank=64, alpha=32))}
-    query = widest["unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"]
-    assert (query.rank, query.alpha) == (16, 8.0)
+def test_a_rank_above_the_layer_is_refused_by_name() -> None:
+    network = new_network()
+    with pytest.raises(
+        RequestError,
+        match=r"rank 64 in unet.down_blocks.0.attentions.0.proj_in, "
+        r"whose size allows 16.*Lower \[lora\].rank, or give the block IN01 16",
+    ):
+        targets(network, Lora(rank=64))
+    with pytest.raises(RequestError, match=r"Lower \[lora\].conv_rank.*\[lora\].block_conv_ranks"):
+        targets(network, Lora(rank=4, conv_rank=64))
+    # The UNet is wider inside.
+    assert targets(network, Lora(rank=16, block_ranks="M00 = 24"))
+
+
+def by_block(lora: Lora) -> dict[str, set[tuple[int, float, float]]]:
+    """Block → (rank, scale, rate) of its layers; the UNet counts IN01, IN03, M00, OUT00 to 03."""
+    network = new_network()
+    covered = targets(network, lora)
+    blocks = blocks_of(network, (target.name for target in covered))
+    found: dict[str, set[tuple[int, float, float]]] = {}
+    for t in covered:
+        found.setdefault(blocks[t.name], set()).add((t.rank, t.alpha / t.rank, t.rate))
+    return found
+
+
+def test_blocks_have_rates_and_ranks_of_their_own() -> None:
+    lora = Lora(rank=8, alpha=4, blocks="IN01, OUT00-02 = 0.5", block_ranks="OUT02 = 2")
+    assert by_block(lora) == {"IN01": {(8, 0.5, 1.0)}, "OUT02": {(2, 0.5, 0.5)}}
+    assert by_block(Lora(rank=8, blocks="M00 = 0, rest = 1")).keys() == {"IN01", "OUT02", "OUT03"}
+    wide = Lora(rank=4, alpha=4, conv_rank=2, conv_alpha=1, blocks="M00", block_conv_ranks="M00=6")
+    assert by_block(wide) == {"M00": {(4, 1.0, 1.0), (6, 0.5, 1.0)}}
+
+
+def test_blocks_that_the_unet_has_not_are_named() -> None:
+    with pytest.raises(RequestError, match=r"\[lora\].blocks names OUT11, which.*IN00, IN01"):
+        targets(new_network(), Lora(rank=4, blocks="OUT11"))
+    with pytest.raises(RequestError, match=r"counts the blocks of SDXL.*give 25 numbers"):
+        targets(new_network(), Lora(rank=4, blocks=",".join("1" * 19)))
+
+
+def test_presets() -> None:
+    network = new_network()
+    full = {t.name for t in targets(network, Lora(rank=4))}
+    inside = {t.name for t in targets(network, Lora(rank=4, preset="attn-mlp"))}
+    assert {name.rpartition(".")[2] for name in full - inside} == {"proj_in", "proj_out"}
+    deep = by_block(Lora(rank=4, preset="character"))
+    assert deep.keys() == {"M00", "OUT03"}, "of this UNet's attention those are MIDD's of SD 1.5"
+    everywhere = by_block(Lora(rank=4, preset="character", blocks="ALL"))
+    assert everywhere.keys() == {"IN01", "M00", "OUT02", "OUT03"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"blocks": "IN04-OUT07"}, "blocks 'IN04-OUT07' is not a range of blocks"),
+        ({"blocks": "BASE, IN01"}, "blocks names BASE: text encoders are no blocks"),
+        ({"blocks": "IN01 = -1"}, "blocks has a number below 0"),
+        ({"blocks": "1,0,1"}, "has 3 numbers; block weights are lists of 25, 19"),
+        ({"block_ranks": "IN01 = 0"}, "block_ranks has 0: ranks are whole numbers, 1 to 1024"),
+        ({"block_ranks": "IN01 = 2.5"}, "block_ranks has 2.5: ranks are whole numbers"),
+        ({"block_conv_ranks": "IN01 = 2"}, "has block_conv_ranks without a conv_rank"),
+        ({"conv_rank": 2, "preset": "attn-mlp"}, "covers no convolutions: take conv_rank out"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_the_recipe(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Lora.model_validate(keys)
 
 
 def test_a_fresh_adapter_changes_nothing_and_is_the_seeds_own() -> None:

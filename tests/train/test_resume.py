@@ -55,16 +55,21 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"scheduler": "cosine", "warmup": 0.2},
     {"accumulation": 3, "ema_decay": 0.9},
     {"optimizer": "adamw8bit", "ema_decay": 0.9},
+    {"lora": {"blocks": "IN01 = 0.25, OUT03 = 0.5, rest = 1", "block_ranks": "M00 = 2"}},
 )
 
 
-@pytest.mark.parametrize("form", FORMS, ids=("cosine", "accumulation-ema", "adamw8bit-ema"))
+@pytest.mark.parametrize(
+    "form", FORMS, ids=("cosine", "accumulation-ema", "adamw8bit-ema", "block-rates")
+)
 def test_cut_off_and_resumed_it_ends_in_the_same_bytes(
     plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, form: dict[str, Any]
 ) -> None:
-    calm = plan("calm", train={"save_every": 3, **form})
+    lora = form.get("lora", {})
+    train = {"save_every": 3, **{key: value for key, value in form.items() if key != "lora"}}
+    calm = plan("calm", train=train, lora=lora)
     train_round(*calm, Silent())
-    recipe, training = plan("cut", train={"save_every": 3, **form})
+    recipe, training = plan("cut", train=train, lora=lora)
     before_step(monkeypatch, 5, cut)
     with pytest.raises(PowerCut):
         train_round(recipe, training, Silent())
@@ -148,6 +153,22 @@ def test_forced_it_goes_on_and_the_receipt_says_so(
     receipt = train_round(recipe, training, Silent())
     assert [step for step, _ in rates] == [5, 6, 7] and rates == undisturbed
     assert receipt.summary["forced"] == ["from step 5: learning_rate 0.001 -> 0.0005"]
+
+
+def test_forced_to_other_block_rates_moments_stay_with_their_factors(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_trained(plan, monkeypatch, "half")
+    apart = {"blocks": "OUT02 = 0.5, OUT03 = 0.5, rest = 1"}
+    recipe, training = plan("half", lora=apart, training={"force": True})
+    state = load_state(training.folder)
+    assert state is not None
+    run = Run(recipe, training)
+    run.resume()
+    assert len(run._optimizer.param_groups) == 2 and run._order != state.order
+    for number, name in enumerate(state.order):
+        kept = run._optimizer.state[run.parameters[name]]["exp_avg"]
+        assert kept.equal(state.optimizer["state"][number]["exp_avg"])
 
 
 def test_a_lora_of_another_rank_cannot_be_forced(

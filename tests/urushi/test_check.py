@@ -211,6 +211,9 @@ def test_an_animagine_base_with_low_cuts(
     assert codes == (["score-scheme"] if told else [])
 
 
+PRODIGY = '[train]\noptimizer = "prodigy"\n[rounds]\nlearning_rate = 1.0\n'
+
+
 @pytest.mark.parametrize(
     ("code", "lines", "calm"),
     [
@@ -223,6 +226,16 @@ def test_an_animagine_base_with_low_cuts(
             "found-rate",
             '[train]\noptimizer = "DAdaptLion"\n[rounds]\nlearning_rate = 1.0\ndecay = 0.5\n',
             '[train]\noptimizer = "lion"\n',
+        ),
+        (
+            "found-rate-blocks",
+            PRODIGY + '[lora]\nblocks = "IN04-07, OUT03-06 = 0.5"\n',
+            PRODIGY + '[lora]\nblocks = "IN04-07 = 0, OUT03-06 = 1"\n',
+        ),
+        (
+            "found-rate-blocks",
+            PRODIGY + '[lora]\nblocks = "ALL0.5"\n',
+            '[train]\noptimizer = "lion"\n[lora]\nblocks = "ALL0.5"\n',
         ),
         (
             "averaged-schedule",

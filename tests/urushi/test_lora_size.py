@@ -18,8 +18,9 @@ from urushi.lora_size import lora_bytes
     [
         Lora(rank=4),
         Lora(rank=4, conv_rank=2),
-        # Above what small layers can hold: cut there, layer by layer.
-        Lora(rank=64, conv_rank=64),
+        Lora(rank=4, preset="attn-mlp"),
+        Lora(rank=4, conv_rank=2, blocks="IN01, M00, OUT00-01"),
+        Lora(rank=4, conv_rank=2, block_ranks="M00=8", block_conv_ranks="IN03=0, M00=4"),
     ],
 )
 def test_it_is_what_training_writes(tmp_path: Path, lora: Lora) -> None:
