@@ -49,12 +49,12 @@ class Growth:
     cosines: tuple[float, ...]
     """Of the last delta with each earlier one, over all layers together: near 0 it went another
     way, below 0 it took back, near 1 it only went further. 0 where either is 0."""
-    skipped: int
-    """Modules of the last addend that are not two factors, about which nothing is said."""
 
 
 def growth(loras: Sequence[tuple[Path, float]]) -> Growth:
     """Looks at a chain of (file, strength); the files' modules are read one layer at a time.
+
+    Of modules of the last file that are not two factors nothing is said.
 
     Raises:
         MergeError: a file that is no LoRA, or NaN in it.
@@ -62,10 +62,9 @@ def growth(loras: Sequence[tuple[Path, float]]) -> Growth:
     with exact_products(), open_loras([path for path, _ in loras]) as files:
         last = files[-1]
         inner = [[0.0, 0.0] for _ in loras]
-        own, layers, skipped = 0.0, [], 0
+        own, layers = 0.0, []
         for name, module in last.modules.items():
             if not last.is_thin(module):
-                skipped += 1
                 continue
             chain = [
                 (number, _scaled(file, name, strength))
@@ -87,9 +86,7 @@ def growth(loras: Sequence[tuple[Path, float]]) -> Growth:
                     effective_rank(spectrum.values),
                 )
             )
-    return Growth(
-        tuple(layers), tuple(_cosine(both, one, own) for both, one in inner[:-1]), skipped
-    )
+    return Growth(tuple(layers), tuple(_cosine(both, one, own) for both, one in inner[:-1]))
 
 
 def effective_rank(values: Tensor) -> float:

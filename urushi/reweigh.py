@@ -29,7 +29,7 @@ def reweigh(build: str, workspace: Path) -> None:
             raise RequestError(f"Round {found.missing} is not finished. `urushi run` goes on.")
         if not found.links:
             raise RequestError(f"No round of {job.recipe.name} was merged: nothing has a strength.")
-        made = refit_strengths(job, found, progress)
+        made = refit_strengths(job, found, progress, by_hand=True)
         for number, before, after in zip(made.rounds, made.merged_at, made.strengths, strict=True):
             print(f"round {number}: {before:g} -> {after:g}")
         print(refit_sentence(made))

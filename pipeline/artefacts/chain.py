@@ -25,8 +25,18 @@ VERSIONS = {
     "latents": 2,
     "text": 2,
     "train": 2,
+    "split": 1,
+    "rate": 1,
+    "strength": 1,
+    "merge": 1,
+    "refit": 1,
+    "baseline": 1,
+    "finish": 1,
 }
-"""Raised when a stage's code changes what it makes, so that old products are made again."""
+"""Raised when code changes what it makes, so that old products are made again: of the data stages
+and of training, and in a build of the held-out draw (split), the trials (rate), the choice of a
+round's strength with its gate and its anchor, the merge, the fit of all strengths, the single LoRA
+beside the rounds, and the final files."""
 
 LATENT_KEYS = ("arithmetic", "mirror", "recolour")
 """Keys of [cache] that change latents; others say how they are made."""

@@ -1,7 +1,9 @@
 """A person's decisions on a round: WORKSPACE/builds/NAME/rounds/NN/decisions.json.
 
 The file is the truth, whoever answers: `urushi approve`, a form in Prefect's interface, or the
-default when nobody did. A round that is done again is asked about again; every answer is kept.
+default when nobody did. Every question names the LoRA that it is about, and an answer holds for
+that one alone: a round that is trained anew, by a redo or by another recipe, is asked about again.
+Every answer is kept.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -32,10 +34,21 @@ class Decision(Record):
     at: datetime
 
 
+class Question(Record):
+    """What was asked about."""
+
+    at: datetime
+    lora: str
+    """sha256 of the round's LoRA."""
+    training: str
+    """Fingerprint that the round's training had before anybody asked for another seed: what redos
+    hold for."""
+
+
 class Decisions(Record):
     """All questions and answers about one round."""
 
-    asked: tuple[datetime, ...] = ()
+    asked: tuple[Question, ...] = ()
     decided: tuple[Decision, ...] = ()
 
     @property
@@ -43,25 +56,31 @@ class Decisions(Record):
         """Whether a question has no answer yet."""
         return len(self.asked) > len(self.decided)
 
-    @property
-    def redone(self) -> int:
-        """How often the round was to be done again."""
-        return sum(decision.decision == "redo" for decision in self.decided)
+    def about(self, lora: str) -> Decision | None:
+        """The answer that holds for the LoRA of this sha256; None where there is none."""
+        return self._final.get(lora)
+
+    def redos(self, training: str) -> tuple[Decision, ...]:
+        """Those that hold for a round of this training."""
+        return tuple(
+            answer
+            for question, answer in self._answered
+            if answer.decision == "redo" and question.training == training
+        )
 
     @property
-    def last(self) -> Decision | None:
-        """The answer that holds; None where there is none, or the round is being done again."""
-        if self.waiting or not self.decided or self.decided[-1].decision == "redo":
-            return None
-        return self.decided[-1]
+    def strengths(self) -> dict[str, float]:
+        """By a LoRA's sha256: what a person wants it merged at."""
+        given = {lora: answer.strength for lora, answer in self._final.items()}
+        return {lora: strength for lora, strength in given.items() if strength is not None}
 
     @property
-    def redo_scale(self) -> float:
-        """What all redos make of this round's learning rate."""
-        scale = 1.0
-        for decision in self.decided:
-            scale *= decision.lr_scale if decision.decision == "redo" else 1.0
-        return scale
+    def _answered(self) -> tuple[tuple[Question, Decision], ...]:
+        return tuple(zip(self.asked, self.decided, strict=False))
+
+    @property
+    def _final(self) -> dict[str, Decision]:
+        return {q.lora: answer for q, answer in self._answered if answer.decision != "redo"}
 
 
 def read_decisions(path: Path) -> Decisions:
@@ -79,12 +98,18 @@ def read_decisions(path: Path) -> Decisions:
         ) from None
 
 
-def ask(path: Path, now: datetime | None = None) -> Decisions:
-    """Asks, unless a question waits already."""
+def ask(path: Path, lora: str, training: str, now: datetime | None = None) -> Decisions:
+    """Asks about a LoRA, unless that very question waits already; one about another is withdrawn.
+
+    Args:
+        lora, training: as in Question.
+    """
     found = read_decisions(path)
-    if found.waiting:
+    if found.waiting and found.asked[-1].lora == lora:
         return found
-    return _write(path, found.model_copy(update={"asked": (*found.asked, now or _now())}))
+    before = found.asked[: len(found.decided)]
+    question = Question(at=now or _now(), lora=lora, training=training)
+    return _write(path, found.model_copy(update={"asked": (*before, question)}))
 
 
 def decide(
@@ -118,7 +143,7 @@ def overdue(found: Decisions, hours: float | None, now: datetime | None = None) 
     """Whether the question that waits has waited for `hours`; never where that is None."""
     if not found.waiting or hours is None:
         return False
-    return (now or _now()) - found.asked[-1] >= timedelta(hours=hours)
+    return (now or _now()) - found.asked[-1].at >= timedelta(hours=hours)
 
 
 def _write(path: Path, decisions: Decisions) -> Decisions:

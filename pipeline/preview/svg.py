@@ -58,13 +58,6 @@ def path(points: Sequence[Point], kind: str) -> str:
     return f'<path class="{kind}" d="{steps}"/>'
 
 
-def area(upper: Sequence[Point], lower: Sequence[Point], kind: str) -> str:
-    """What lies between two lines of as many points."""
-    around = [*upper, *reversed(lower)]
-    steps = " ".join(f"{'L' if n else 'M'}{x:.1f} {y:.1f}" for n, (x, y) in enumerate(around))
-    return f'<path class="{kind}" d="{steps} Z"/>'
-
-
 def dot(x: float, y: float, kind: str, radius: float = 4.5) -> str:
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}"/>'
 

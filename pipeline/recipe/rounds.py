@@ -103,9 +103,9 @@ class Rounds(Section):
         return self
 
     @property
-    def searched(self) -> bool:
-        """Whether strengths are chosen for the user, so that a refit may change them."""
-        return self.strength in ("auto", "damped")
+    def refits(self) -> bool:
+        """Whether strengths are chosen for the user, and fitted again after the last round."""
+        return self.refit and self.strength in ("auto", "damped")
 
     def kept_back(self, pictures: int) -> int:
         """How many of `pictures` are held out."""

@@ -1,79 +1,41 @@
-"""[rounds].approve: a person looks at a round before the next one begins.
+"""[rounds].approve: what people decided about a round, and what it makes of the rounds' law.
 
-The part `round-NN-approve` asks, and ends the run until there is an answer; the answer is a file
-(pipeline.artefacts.decisions) that changes the law of the rounds, so that everything else follows
-from fingerprints: another strength is merged anew, a round that is done again has another seed.
+The answers are a file (pipeline.artefacts.decisions) that changes the law of the rounds, so that
+everything else follows from fingerprints: another strength is merged anew, a round that is done
+again has another seed. An answer holds for the LoRA that it was given about, and for no other.
 """
 
 from dataclasses import replace
+from math import prod
 
-from pipeline.artefacts.decisions import Decision, Decisions, ask, decide, overdue, read_decisions
-from pipeline.artefacts.job import Job, Outcome
-from pipeline.errors import NeedsDecision
-from pipeline.progress import Progress
+from pipeline.artefacts.decisions import Decision, Decisions, read_decisions
+from pipeline.artefacts.job import Job
 from pipeline.recipe import RoundLaw
+from pipeline.rounds.chain import Link
+from pipeline.rounds.training import training
 
 
-def decided(job: Job, laws: tuple[RoundLaw, ...]) -> tuple[RoundLaw, ...]:
-    """The laws as people's decisions on earlier rounds have changed them."""
-    if job.recipe.rounds.approve == "no":
-        return laws
-    changed, scale = [], 1.0
-    for law in laws:
-        found = of_round(job, law.number)
-        rate = law.learning_rate
-        answer = found.last
-        changed.append(
-            replace(
-                law,
-                learning_rate=None if rate is None else rate * scale * found.redo_scale,
-                strength=_strength(law, answer),
-                redone=found.redone,
-            )
-        )
-        scale *= answer.lr_scale if answer is not None else 1.0
-    return tuple(changed)
+def scaled(law: RoundLaw, scale: float) -> RoundLaw:
+    """The law at another rate, as answers about earlier rounds want it."""
+    rate = law.learning_rate
+    return law if rate is None else replace(law, learning_rate=rate * scale)
 
 
-def _strength(law: RoundLaw, answer: Decision | None) -> float | None:
-    return law.strength if answer is None or answer.strength is None else answer.strength
+def decided(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> RoundLaw:
+    """The law of a round on top of `base`, with what people had it done again for."""
+    found = of_round(job, law.number)
+    if not found.decided or law.learning_rate is None:
+        return law
+    redos = found.redos(training(job, law, base, None, 1).fingerprint)
+    rate = law.learning_rate * prod(redo.lr_scale for redo in redos)
+    return replace(law, learning_rate=rate, redone=len(redos))
 
 
 def of_round(job: Job, number: int) -> Decisions:
-    """What was asked and answered about round `number`."""
-    return read_decisions(job.folder.round(number).decisions)
-
-
-def stopped_by(job: Job, number: int) -> str | None:
-    """Who ended the build after round `number`; None where nobody did."""
+    """What was asked and answered about round `number`; nothing where the recipe asks nobody."""
     if job.recipe.rounds.approve == "no":
-        return None
-    answer = of_round(job, number).last
-    return answer.who if answer is not None and answer.decision == "stop" else None
-
-
-def approve(job: Job, law: RoundLaw, progress: Progress) -> Outcome:
-    """Asks about a round whose grid is there, or finds the answer.
-
-    Raises:
-        NeedsDecision: nobody has answered yet.
-    """
-    path, rounds = job.folder.round(law.number).decisions, job.recipe.rounds
-    found = read_decisions(path)
-    if overdue(found, rounds.approve_hours):
-        who = f"nobody for {rounds.approve_hours:g} hours"
-        found = decide(path, rounds.approve_default, who=who)
-    answer = found.last
-    if answer is not None:
-        return Outcome("approve", True, sentence(law.number, answer))
-    ask(path)
-    name, number = job.recipe.name, law.number
-    raise NeedsDecision(
-        number,
-        f"Round {number} of {name} waits for your decision: its grid is "
-        f"{job.folder.round(number).grid}, its figures are in `urushi status`. Say "
-        f"`urushi approve {name} continue`, `redo` or `stop`; then run the same command again.",
-    )
+        return Decisions()
+    return read_decisions(job.folder.round(number).decisions)
 
 
 def sentence(number: int, answer: Decision) -> str:

@@ -8,11 +8,12 @@ import time
 from dataclasses import replace
 
 import merge
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import BaselineRow
-from pipeline.artefacts.receipts import done, write_receipt
+from pipeline.artefacts.receipts import write_receipt
 from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.rounds.evaluate import HeldOut
@@ -23,6 +24,7 @@ from pipeline.rounds.pictures import pictures
 from pipeline.rounds.settle import final_links
 from pipeline.rounds.single import differences, weigh
 from pipeline.rounds.training import training
+from pipeline.rounds.untouched import untouched
 from pipeline.train.counted import seed_of
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import snapshot, snapshot_steps
@@ -36,7 +38,8 @@ def baseline_found(job: Job, history: History) -> BaselineRow | None:
     """What the baseline came to, beside exactly these rounds; None where it was not made."""
     if not job.recipe.baseline.single or not history.laid:
         return None
-    if done(job.folder.root, _fingerprint(job, history), RECEIPT) is None:
+    wanted, remedy = _fingerprint(job, history), "delete it to judge the single LoRA again"
+    if untouched(job, job.folder.root, wanted, RECEIPT, remedy) is None:
         return None
     return BaselineRow.model_validate_json(job.folder.baseline_row.read_bytes())
 
@@ -115,6 +118,7 @@ def _plan(job: Job, rounds: History) -> RoundTraining:
 def _fingerprint(job: Job, rounds: History) -> str:
     return fingerprint(
         stage="beside",
+        version=VERSIONS["baseline"],
         single=_plan(job, rounds).fingerprint,
         split=pictures(job, rounds.laid[0].law).split.model_dump(mode="json"),
         rounds=[[link.blake3, link.strength] for link in final_links(job, rounds)],

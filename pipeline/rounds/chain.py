@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import merge
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import files_of, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.receipts import Receipt, done, read_receipt, write_receipt
+from pipeline.artefacts.receipts import Receipt, read_receipt, write_receipt
 from pipeline.progress import Progress
 from pipeline.rounds.growth import measure, summed_up
+from pipeline.rounds.untouched import require_untouched, untouched
 
 RECEIPT = "merge.json"
+AGAIN = "delete it: it is merged again, to the same bytes"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def merge_fingerprint(job: Job, links: tuple[Link, ...]) -> str:
     """Of the origin and of every LoRA and strength in order."""
     return fingerprint(
         stage="merge",
+        version=VERSIONS["merge"],
         origin=origin_digest(job),
         chain=[[link.blake3, link.strength] for link in links],
     )
@@ -51,10 +55,13 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
     The receipt's summary has the checkpoint's sha256, the share of the last delta that the cast
     hides, the norm of all deltas over that of the weights they change, how many layers those are,
     and what `growth` sums up.
+
+    Raises:
+        UrushiError: the checkpoint was changed by hand.
     """
     folder = job.folder.round(links[-1].round)
     wanted = merge_fingerprint(job, links)
-    receipt = done(folder.root, wanted, RECEIPT)
+    receipt = untouched(job, folder.root, wanted, RECEIPT, AGAIN)
     if receipt is not None:
         return receipt
     started = time.monotonic()
@@ -126,8 +133,12 @@ def write_chain(
 
 def was_laid(job: Job, links: tuple[Link, ...]) -> Receipt | None:
     """The receipt of the last link's checkpoint, also where the file was dropped to save room."""
-    receipt = read_receipt(job.folder.round(links[-1].round).root, RECEIPT)
-    return receipt if receipt and receipt.fingerprint == merge_fingerprint(job, links) else None
+    root = job.folder.round(links[-1].round).root
+    receipt = read_receipt(root, RECEIPT)
+    if receipt is None or receipt.fingerprint != merge_fingerprint(job, links):
+        return None
+    require_untouched(job, root, receipt, AGAIN)
+    return receipt
 
 
 def sha256(path: Path) -> str:

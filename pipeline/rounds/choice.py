@@ -4,11 +4,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import share, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.ledger import BucketLoss, Candidate, Decision
-from pipeline.artefacts.receipts import Receipt, done, write_receipt
+from pipeline.artefacts.receipts import Receipt, write_receipt
 from pipeline.artefacts.records import Record
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import RoundLaw
@@ -23,6 +24,7 @@ from pipeline.rounds.pictures import Pictures, pictures
 from pipeline.rounds.split import HeldOutPicture
 from pipeline.rounds.strength import Search, at, search
 from pipeline.rounds.training import training
+from pipeline.rounds.untouched import untouched
 from pipeline.train.counted import seed_of
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
@@ -94,20 +96,29 @@ def choice_fingerprint(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> str:
         manifest = anchor.split.model_dump(mode="json")
         texts = anchor.folders.text_fingerprint
         anchored = {"anchor": manifest, "texts": texts, "budget": rounds.anchor_budget}
+    given = of_round(job, law.number).strengths
     return fingerprint(
         stage="strength",
+        version=VERSIONS["strength"],
         train=training(job, law, base, None, 1).fingerprint,
         split=split.model_dump(mode="json"),
         strength=law.strength,
-        gate=_gate(job, law),
+        gate=rounds.gate,
         **anchored,
+        **({"given": given} if given else {}),
     )
 
 
 def chosen(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> tuple[Choice, Receipt] | None:
-    """The round's choice and its receipt, if it was made on top of `base`."""
+    """The round's choice and its receipt, if it was made on top of `base`.
+
+    Raises:
+        UrushiError: its LoRA or its choice was changed by hand.
+    """
     folder = job.folder.round(law.number)
-    receipt = done(folder.root, choice_fingerprint(job, law, base), RECEIPT)
+    wanted = choice_fingerprint(job, law, base)
+    remedy = f"delete {folder.root} to train the round again"
+    receipt = untouched(job, folder.root, wanted, RECEIPT, remedy)
     if receipt is None:
         return None
     return Choice.model_validate_json(folder.held_out.read_bytes()), receipt
@@ -134,9 +145,12 @@ def choose(
         before_training = time.monotonic()
         receipt = train_round(job.recipe.model_copy(update={"train": law.train}), plan, progress)
         trained += time.monotonic() - before_training
-        judged = _judged(job, law, plan, seen, anchor_origin, progress)
+        given = _given(job, law, plan)
+        wanted = law.strength if given is None else given
+        judged = _judged(job, law, plan, seen, wanted, anchor_origin, progress)
         attempts.append(_attempt(job, law, plan, receipt, judged))
-        outcome = _decide(_gate(job, law), attempts[-1], number)
+        gate = job.recipe.rounds.gate if given is None else "always"
+        outcome = _decide(gate, attempts[-1], number)
         if outcome is not None:
             decision = outcome
             break
@@ -174,11 +188,11 @@ def choose(
     return choice
 
 
-def _gate(job: Job, law: RoundLaw) -> str:
-    """The recipe's; but a strength that a person gave is merged, whatever the judging half says."""
-    rounds = job.recipe.rounds
-    answer = of_round(job, law.number).last if rounds.approve != "no" else None
-    return "always" if answer is not None and answer.strength is not None else rounds.gate
+def _given(job: Job, law: RoundLaw, plan: RoundTraining) -> float | None:
+    """The strength that a person, who was shown just this LoRA, wants it merged at; whatever the
+    judging half says."""
+    strengths = of_round(job, law.number).strengths
+    return strengths.get(sha256(plan.folder / LORA)) if strengths else None
 
 
 def _decide(gate: str, attempt: Attempt, number: int) -> Decision | None:
@@ -206,18 +220,20 @@ def _judged(
     law: RoundLaw,
     plan: RoundTraining,
     seen: Pictures,
+    wanted: float | None,
     anchor_origin: float | None,
     progress: Progress,
 ) -> _Judged:
-    """Searches the strength on one half of the held-out pictures and judges it on the other."""
+    """Finds the strength on one half of the held-out pictures (`wanted` where that is given), and
+    judges it on the other."""
     split, anchor = seen.split, anchor_of(job)
     # As it was trained: what the base is stored as decides what it may be judged on.
     recipe = job.recipe.model_copy(update={"train": law.train})
     held_out = HeldOut(recipe, plan.checkpoint, (plan.folder / LORA,), plan.beside)
-    passes = (6 if law.strength is None else 4) + (0 if anchor is None else 2)
+    passes = (6 if wanted is None else 4) + (0 if anchor is None else 2)
     with progress.bar(f"strength {law.number}", passes, "pass") as bar:
         mean = _Mean(held_out, seen, split.chooses, bar)
-        found = search(mean) if law.strength is None else at(mean, law.strength)
+        found = search(mean) if wanted is None else at(mean, wanted)
         strength = found.best
         anchored: tuple[tuple[float, float], ...] = ()
         if anchor is not None:

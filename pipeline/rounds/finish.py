@@ -3,11 +3,12 @@
 import time
 
 import merge
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import files_of, share
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import read_ledger
-from pipeline.artefacts.receipts import done, write_receipt
+from pipeline.artefacts.receipts import NAME, write_receipt
 from pipeline.errors import GateStopped, RequestError
 from pipeline.preview.stage import make_report
 from pipeline.progress import Progress
@@ -17,6 +18,7 @@ from pipeline.rounds.history import History, history
 from pipeline.rounds.keep import drop_checkpoints
 from pipeline.rounds.ledger import Status, write_build_ledger
 from pipeline.rounds.settle import final_links
+from pipeline.rounds.untouched import untouched
 
 
 def finish(job: Job, progress: Progress) -> Outcome:
@@ -76,17 +78,23 @@ def finish(job: Job, progress: Progress) -> Outcome:
 
 
 def is_finished(job: Job, history: History) -> bool:
-    """Whether the final files of exactly these rounds stand."""
+    """Whether the final files of exactly these rounds stand.
+
+    Raises:
+        UrushiError: one of them was changed by hand.
+    """
     if history.missing is not None or not history.links:
         return False
-    wanted = _fingerprint(job, history)
-    return done(job.folder.root, wanted) is not None and job.folder.ledger.exists()
+    wanted, remedy = _fingerprint(job, history), "move it away: the build makes its own again"
+    made = untouched(job, job.folder.root, wanted, NAME, remedy)
+    return made is not None and job.folder.ledger.exists()
 
 
 def _fingerprint(job: Job, history: History) -> str:
     links, baseline = final_links(job, history), baseline_found(job, history)
     return fingerprint(
         stage="finish",
+        version=VERSIONS["finish"],
         links=[[link.round, link.blake3, link.strength] for link in links],
         merged=[[link.round, link.strength] for link in history.links],
         status=_status(history),

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Receipt
-from pipeline.errors import UrushiError
 from pipeline.recipe import RoundLaw
-from pipeline.rounds.approval import stopped_by
+from pipeline.rounds.approval import decided, of_round, scaled
 from pipeline.rounds.chain import Link, was_laid
 from pipeline.rounds.choice import Choice, chosen
 from pipeline.rounds.rates import laws
@@ -24,6 +23,11 @@ class Laid:
     links: tuple[Link, ...]
     """The chain up to and with this round."""
 
+    @property
+    def lora(self) -> str:
+        """sha256 of the LoRA that was decided on."""
+        return str(self.receipt.summary["sha256"])
+
 
 @dataclass(frozen=True)
 class History:
@@ -34,6 +38,8 @@ class History:
     """The first round that has no choice yet."""
     stopped: Stop | None
     """Why no round is begun after the last of these, though the recipe has more."""
+    scale: float = 1.0
+    """On later rounds' rates, by what people answered about these."""
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -50,39 +56,37 @@ def history(job: Job, last: int) -> History:
     """Of the rounds up to number `last`.
 
     Raises:
-        UrushiError: a LoRA was changed by hand since its strength was chosen.
+        UrushiError: a file of a round was changed by hand.
     """
     every = laws(job)
     laid: list[Laid] = []
     links: tuple[Link, ...] = ()
-    for law in every[:last]:
+    scale = 1.0
+    for number in range(1, min(last, len(every)) + 1):
+        law = law_after(job, History(tuple(laid), None, None, scale), number)
         found = chosen(job, law, links)
         if found is None:
-            return History(tuple(laid), law.number, None)
+            return History(tuple(laid), number, None, scale)
         choice, receipt = found
         if choice.merged:
-            links = (*links, _link(job, law, choice, receipt))
+            lora = job.folder.round(number).lora
+            digest = receipt.outputs[lora.name].blake3
+            links = (*links, Link(number, lora, digest, choice.strength))
         laid.append(Laid(law, choice, receipt, links))
         stop = why_stop(_past(job, laid), _limits(job, laid))
-        who = stopped_by(job, law.number)
-        if who is not None:
-            stop = Stop("decision", law.number, f"that was the decision ({who})")
-        if stop is not None and law.number < len(every):
-            return History(tuple(laid), None, stop)
-    return History(tuple(laid), None, None)
+        answer = of_round(job, number).about(laid[-1].lora)
+        if answer is not None:
+            scale *= answer.lr_scale
+            if answer.decision == "stop":
+                stop = Stop("decision", number, f"that was the decision ({answer.who})")
+        if stop is not None and number < len(every):
+            return History(tuple(laid), None, stop, scale)
+    return History(tuple(laid), None, None, scale)
 
 
-def _link(job: Job, law: RoundLaw, choice: Choice, receipt: Receipt) -> Link:
-    lora = job.folder.round(law.number).lora
-    digest = receipt.outputs[lora.name].blake3
-    found = job.workspace.identities.of(lora)
-    if found != digest:
-        raise UrushiError(
-            f"{lora} is not the LoRA that round {law.number} chose its strength for: its BLAKE3 is "
-            f"{found}, and was {digest}. Put it back, or delete {lora.parent} to train the round "
-            "again."
-        )
-    return Link(law.number, lora, digest, choice.strength)
+def law_after(job: Job, before: History, number: int) -> RoundLaw:
+    """The law of round `number` on top of the rounds before it, as people's answers changed it."""
+    return decided(job, scaled(laws(job)[number - 1], before.scale), before.links)
 
 
 def _past(job: Job, laid: list[Laid]) -> list[Past]:

@@ -34,7 +34,7 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
     there = usable(folders.latents, folders.text)
     rounds = recipe.rounds
     noted = images_receipt(job.dataset_folder(dataset), dataset).outputs[IMAGES_FILE].blake3
-    split = draw_split(
+    split = _drawn(
         dataset.name,
         folders.latents_fingerprint,
         there,
@@ -48,6 +48,10 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
         path = path.with_name(f"heldout-{dataset.name}.json")
     split = frozen_split(path, split)
     return Pictures(folders, split, tuple(md5 for md5 in there if md5 not in split.md5s))
+
+
+_drawn = lru_cache(maxsize=8)(draw_split)
+"""Asked for many times in a build, of the same."""
 
 
 @lru_cache(maxsize=8)

@@ -8,20 +8,21 @@ import shutil
 import time
 from dataclasses import replace
 
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import Trial
-from pipeline.artefacts.receipts import done, write_receipt
+from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.records import Record
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
-from pipeline.rounds.approval import decided
 from pipeline.rounds.evaluate import HeldOut
 from pipeline.rounds.pictures import pictures
 from pipeline.rounds.strength import search
 from pipeline.rounds.training import training
 from pipeline.rounds.trials import tune
+from pipeline.rounds.untouched import untouched
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
 from pipeline.train.round import train_round
@@ -41,11 +42,7 @@ class Found(Record):
 
 
 def laws(job: Job) -> tuple[RoundLaw, ...]:
-    """The recipe's rounds, with the rate that trials found and with what people decided since."""
-    return decided(job, _with_found_rate(job))
-
-
-def _with_found_rate(job: Job) -> tuple[RoundLaw, ...]:
+    """The recipe's rounds, with the rate that trials found."""
     every = job.recipe.law()
     if all(law.learning_rate is not None for law in every):
         return every
@@ -62,7 +59,8 @@ def trials_found(job: Job) -> Found | None:
     if job.recipe.rounds.learning_rate != "auto":
         return None
     root = job.folder.root
-    if done(root, _fingerprint(job), RECEIPT) is None:
+    remedy = "delete it to make the trials again"
+    if untouched(job, root, _fingerprint(job), RECEIPT, remedy) is None:
         return None
     return Found.model_validate_json((root / FILE).read_bytes())
 
@@ -130,6 +128,7 @@ def _fingerprint(job: Job) -> str:
     first, rounds = job.recipe.law()[0], job.recipe.rounds
     return fingerprint(
         stage="rate",
+        version=VERSIONS["rate"],
         trials=[_trial(job, first, rate).fingerprint for rate in sorted(rounds.trial_rates)],
         split=pictures(job, first).split.model_dump(mode="json"),
     )

@@ -8,11 +8,12 @@ round of a build whose strengths are searched, `urushi reweigh BUILD` for any.
 import time
 from dataclasses import replace
 
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.ledger import Refitted
-from pipeline.artefacts.receipts import done, write_receipt
+from pipeline.artefacts.receipts import read_receipt, write_receipt
 from pipeline.progress import Progress
 from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.buckets import bucket_losses
@@ -23,14 +24,20 @@ from pipeline.rounds.history import History
 from pipeline.rounds.jury import Jury
 from pipeline.rounds.pictures import Pictures, pictures
 from pipeline.rounds.refit import refit
+from pipeline.rounds.untouched import untouched
 from pipeline.train.counted import seed_of
 
 RECEIPT = "refit-receipt.json"
 
 
 def refitted(job: Job, history: History) -> Refitted | None:
-    """What the refit of exactly these rounds came to, if it was made."""
-    if not history.links or done(job.folder.root, _fingerprint(job, history), RECEIPT) is None:
+    """What the refit of exactly these rounds came to, if it was made, and still is wanted: by the
+    recipe, or by a person who asked for it with `urushi reweigh`."""
+    if not history.links:
+        return None
+    wanted, remedy = _fingerprint(job, history), "delete it to fit the strengths again"
+    receipt = untouched(job, job.folder.root, wanted, RECEIPT, remedy)
+    if receipt is None or not (receipt.inputs["by_hand"] or job.recipe.rounds.refits):
         return None
     return Refitted.model_validate_json(job.folder.refit.read_bytes())
 
@@ -48,19 +55,25 @@ def final_links(job: Job, history: History) -> tuple[Link, ...]:
     return kept or (replace(history.links[0], strength=0.0),)
 
 
-def refit_strengths(job: Job, history: History, progress: Progress) -> Refitted:
-    """Fits the strengths of the merged rounds together, and writes refit.json and its receipt."""
+def refit_strengths(
+    job: Job, history: History, progress: Progress, *, by_hand: bool = False
+) -> Refitted:
+    """Fits the strengths of the merged rounds together, and writes refit.json and its receipt.
+
+    With `by_hand` they stay, also where the recipe asks for none.
+    """
+    started, folder, wanted = time.monotonic(), job.folder, _fingerprint(job, history)
+    before = read_receipt(folder.root, RECEIPT)
     found = refitted(job, history)
-    if found is not None:
+    if found is not None and (not by_hand or (before and before.inputs["by_hand"])):
         return found
-    started, folder = time.monotonic(), job.folder
-    found = _fitted(job, history, progress)
+    found = found or _fitted(job, history, progress)
     write_text(folder.refit, found.model_dump_json(indent=1) + "\n")
     write_receipt(
         folder.root,
         "refit",
-        _fingerprint(job, history),
-        inputs={"rounds": list(found.rounds)},
+        wanted,
+        inputs={"rounds": list(found.rounds), "by_hand": by_hand},
         outputs=[folder.refit],
         summary={"strengths": list(found.strengths), "kept": found.kept},
         seconds=time.monotonic() - started,
@@ -73,6 +86,7 @@ def _fingerprint(job: Job, history: History) -> str:
     anchor = anchor_of(job)
     return fingerprint(
         stage="refit",
+        version=VERSIONS["refit"],
         origin=origin_digest(job),
         links=[[link.blake3, link.strength] for link in history.links],
         seen=[seen.split.model_dump(mode="json") for seen in _seen(job, history)],

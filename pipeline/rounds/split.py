@@ -6,10 +6,15 @@ timesteps (common random numbers), so that two losses differ only by what the we
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
+
+from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import write_text
+from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.records import Record
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, UrushiError
 from pipeline.recipe.rounds import HELD_OUT_LEAST as LEAST
 from pipeline.recipe.rounds import HELD_OUT_MOST as MOST
 from pipeline.train.counted import seed_of, uniform
@@ -35,6 +40,8 @@ class Split(Record):
     dataset: str
     latents: str
     """Fingerprint of the latents that it was drawn from."""
+    drawn_from: str
+    """Fingerprint of all that the draw depends on."""
     held_out: tuple[HeldOutPicture, ...]
 
     @property
@@ -63,9 +70,11 @@ def draw_split(
 ) -> Split:
     """Picks `share` of `md5s` by a hash, at least 4 and at most 512, and freezes their draws.
 
-    A picture's place depends on the seed and its group's md5s alone, so pictures that come later do
-    not move those that are here from one side to the other. Pictures of one group are all trained
-    on, or all choose, or all judge; a group larger than what is still wanted is passed over.
+    The order in which groups are taken depends on the seed and their md5s alone, and so do a
+    picture's timesteps and noise. Pictures that come later take their places in that order: most of
+    those that were held out stay so, but one may go back to training, or over to the other half.
+    Pictures of one group are all trained on, or all choose, or all judge; a group larger than what
+    is still wanted is passed over.
 
     Args:
         groups: of md5s that belong together; None: each by itself.
@@ -100,6 +109,7 @@ def draw_split(
     return Split(
         dataset=dataset,
         latents=latents,
+        drawn_from=_drawn_from("held out", latents, ranked, share, timesteps, seed),
         held_out=tuple(_picture(md5, md5 in halves[0], timesteps, seed) for md5 in order),
     )
 
@@ -121,8 +131,13 @@ def draw_anchor(
     return Split(
         dataset=dataset,
         latents=latents,
+        drawn_from=_drawn_from("anchor", latents, sorted(md5s), most, timesteps, seed),
         held_out=tuple(_picture(md5, False, timesteps, seed) for md5 in ranked),
     )
+
+
+def _drawn_from(what: str, *asked: Any) -> str:
+    return fingerprint(stage=what, version=VERSIONS["split"], asked=asked)
 
 
 def _picture(md5: str, chooses: bool, timesteps: int, seed: int) -> HeldOutPicture:
@@ -142,10 +157,34 @@ def _stratified(count: int, seed: int, md5: str) -> tuple[int, ...]:
 
 
 def frozen_split(path: Path, fresh: Split) -> Split:
-    """The manifest at `path` if it was drawn from the same latents, else `fresh`, written there."""
+    """`fresh`, written to `path` unless it stands there; a draw from something else is replaced.
+
+    What is drawn follows from what it is drawn from, so the file decides nothing: it is there to be
+    read, and a change by hand, which would be of no effect, is not passed over in silence.
+
+    Raises:
+        UrushiError: the file was changed by hand.
+    """
     if path.exists():
-        kept = Split.model_validate_json(path.read_bytes())
-        if kept.latents == fresh.latents and kept.held_out == fresh.held_out:
+        try:
+            kept = Split.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise _changed(path, error.errors()[0]["msg"]) from None
+        if kept == fresh:
             return kept
+        if kept.drawn_from == fresh.drawn_from:
+            first, second = (
+                {picture.md5: picture for picture in split.held_out} for split in (kept, fresh)
+            )
+            differ = [md5 for md5 in first | second if first.get(md5) != second.get(md5)]
+            raise _changed(path, f"{len(differ)} of its pictures are not as they were drawn")
     write_text(path, fresh.model_dump_json(indent=1) + "\n")
     return fresh
+
+
+def _changed(path: Path, what: str) -> UrushiError:
+    return UrushiError(
+        f"{path} was changed by hand: {what}. It only shows what was drawn; [rounds].held_out, "
+        "held_out_timesteps and seed in the recipe change that. Put it back or delete it: it is "
+        "written again as it was."
+    )

@@ -25,15 +25,15 @@ from pipeline.errors import RequestError
 from pipeline.preview.stage import make_round_grid
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
-from pipeline.rounds.approval import approve
+from pipeline.rounds.asking import approve
 from pipeline.rounds.baseline import run_baseline
 from pipeline.rounds.chain import Link, lay, was_laid
 from pipeline.rounds.choice import Choice, choose, chosen
 from pipeline.rounds.finish import finish, is_finished
-from pipeline.rounds.history import history
+from pipeline.rounds.history import history, law_after
 from pipeline.rounds.keep import drop_checkpoints, kept_rounds, require_room
 from pipeline.rounds.ledger import gather, require_same_origin, write_build_ledger
-from pipeline.rounds.rates import find_rate, laws
+from pipeline.rounds.rates import find_rate
 from pipeline.rounds.settle import refit_strengths, refitted
 from pipeline.rounds.training import training
 from pipeline.train.round import train_round
@@ -62,7 +62,7 @@ def parts(job: Job) -> tuple[Part, ...]:
             listed.append(
                 Part(f"round-{law.number:02d}-{name}", _locked_round(name, run, law.number))
             )
-    if rounds.searched and rounds.refit:
+    if rounds.refits:
         listed.append(Part("refit", _locked(_refit)))
     if job.recipe.baseline.single:
         listed.append(Part("baseline", _locked(run_baseline)))
@@ -75,10 +75,11 @@ def train(job: Job, progress: Progress) -> Outcome:
     with locked(job.folder.root):
         if job.recipe.rounds.learning_rate == "auto":
             find_rate(job, progress)
-        for law in laws(job):
-            before = history(job, law.number - 1)
+        for number in range(1, len(job.recipe.law()) + 1):
+            before = history(job, number - 1)
             if before.stopped or before.missing is not None:
                 break
+            law = law_after(job, before, number)
             if chosen(job, law, before.links) is None:
                 return _train(job, law, progress)
     return Outcome("train", True, "every round's LoRA is trained")
@@ -89,11 +90,12 @@ def _locked_round(name: str, run: RoundPart, number: int) -> Callable[[Job, Prog
         with locked(job.folder.root):
             _write_recipe(job)
             require_same_origin(job)
-            law = laws(job)[number - 1]
-            stop = history(job, number - 1).stopped
-            if stop is not None:
+            before = history(job, number - 1)
+            if before.stopped is not None:
+                stop = before.stopped
                 said = f"the build stopped after round {stop.round}: {stop.reason}"
                 return Outcome(name, True, said)
+            law = law_after(job, before, number)
             with nullcontext() if name in _WITHOUT_GPU else turn(progress.say):
                 return run(job, law, progress)
 

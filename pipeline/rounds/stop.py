@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Rule = Literal["rejections", "noise", "drift", "anchor", "time", "file", "decision"]
+Rule = Literal["rejections", "noise", "drift", "anchor", "time", "decision"]
 SECONDS_AN_HOUR = 3600.0
 SPENT = 0.99
 """Of an anchor budget: what is left beyond it is not worth a round."""

@@ -48,7 +48,7 @@ def test_norms_cosines_and_ranks_are_those_of_the_products(tmp_path: Path, weigh
     deltas = [2.0 * s * (u @ d) for u, d, s in zip(ups, downs, strengths, strict=True)]
     grown = growth(loras)
     (layer,) = grown.layers
-    assert layer.module == NAME and grown.skipped == 0
+    assert layer.module == NAME
     assert layer.last == pytest.approx(float(deltas[2].norm()), rel=1e-5)
     assert layer.total == pytest.approx(float(sum(deltas).norm()), rel=1e-5)  # type: ignore[union-attr]
     for cosine, delta in zip(grown.cosines, deltas, strict=False):

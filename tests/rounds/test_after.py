@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,11 @@ from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.errors import RequestError
 from pipeline.progress import Silent
-from pipeline.rounds import stage
+from pipeline.rounds import settle, stage
 from pipeline.rounds.chain import sha256
+from pipeline.rounds.history import history
+from pipeline.rounds.refit import Refit
+from pipeline.rounds.settle import refitted
 from urushi.fork import fork
 from urushi.rebuild import rebuild_round
 from urushi.reweigh import reweigh
@@ -48,6 +52,35 @@ def test_reweigh_fits_the_strengths_and_rebuild_gives_the_same_bytes(
     assert sha256(out) == ledger.final_sha256
     assert "the same bytes as the final checkpoint has" in capsys.readouterr().out
     assert all(part.run(copied, Silent()).already for part in stage.parts(copied))
+
+
+def test_a_refit_holds_while_the_recipe_wants_it_or_a_person_asked(
+    copied: Job, workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+    first = settle.refit
+
+    def counted(*asked: Any) -> Refit:
+        fitted.append(asked)
+        return first(*asked)
+
+    monkeypatch.setattr(settle, "refit", counted)
+    rounds = history(copied, 3)
+    text, recipe = copied.recipe_path.read_text(), workshop / "refits.toml"
+    recipe.write_text(text.replace("strength = 0.5", 'strength = "damped"'))
+    wants = load_job(recipe, copied.workspace.root)
+    run(wants)
+    assert refitted(wants, rounds) is not None and len(fitted) == 1
+    recipe.write_text(text.replace("strength = 0.5", 'strength = "damped"\nrefit = false'))
+    declines = load_job(recipe, copied.workspace.root)
+    run(declines)
+    ledger = read_ledger(declines.folder.ledger)
+    assert ledger.refit is None and refitted(declines, rounds) is None
+    assert ledger.final_sha256 == ledger.rounds[-1].checkpoint_sha256
+    reweigh("coats", copied.workspace.root)
+    assert refitted(declines, rounds) is not None, "asked for by hand, it stays"
+    run(declines)
+    assert read_ledger(declines.folder.ledger).refit is not None
 
 
 def test_a_fork_shares_its_first_rounds_and_trains_the_rest(copied: Job, tmp_path: Path) -> None:

@@ -6,39 +6,36 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artefacts.decisions import Answer, ask, decide, read_decisions
+from pipeline.artefacts.decisions import Answer, decide, read_decisions
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.errors import NeedsDecision, RecipeError
 from pipeline.progress import Silent
-from pipeline.rounds.approval import decided
 from pipeline.rounds.stage import parts
 
 WriteRecipe = Callable[..., Path]
-ASKING = '[rounds]\ncount = 3\nlearning_rate = 1e-4\ndecay = 0.5\napprove = "each round"\n'
+ASKING = '[rounds]\napprove = "each round"\ngate = "always"\nrefit = false\nstrength = 0.5\n'
+
+
+@pytest.fixture
+def asking(workshop: Path, tmp_path: Path) -> Callable[..., Job]:
+    """Makes the job of a build that asks; takes (old, new) changes to its recipe's text."""
+    shutil.copytree(workshop / "workspace", tmp_path / "workspace")
+
+    def make(*changes: tuple[str, str]) -> Job:
+        text = (workshop / "build.toml").read_text().replace("[rounds]\n", ASKING)
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        recipe = workshop / "asking.toml"
+        recipe.write_text(text)
+        return load_job(recipe, tmp_path / "workspace")
+
+    return make
 
 
 def answer(job: Job, number: int, what: Answer, **more: float) -> None:
-    path = job.folder.round(number).decisions
-    ask(path)
-    decide(path, what, who="test", **more)  # type: ignore[arg-type]
-
-
-def rates(job: Job) -> list[float | None]:
-    return [law.learning_rate for law in decided(job, job.recipe.law())]
-
-
-def test_answers_change_the_law_of_what_follows(write_recipe: WriteRecipe, tmp_path: Path) -> None:
-    job = load_job(write_recipe(ASKING), tmp_path / "workspace")
-    law = job.recipe.law()
-    assert decided(job, law) == law
-    answer(job, 1, "redo", lr_scale=0.5)
-    assert rates(job) == pytest.approx([5e-5, 5e-5, 2.5e-5]), "a redo is about its own round"
-    assert decided(job, law)[0].redone == 1
-    answer(job, 1, "continue", lr_scale=2.0, strength=0.25)
-    assert rates(job) == pytest.approx([5e-5, 1e-4, 5e-5]), "continue is about the later ones"
-    assert decided(job, law)[0].strength == 0.25
-    assert decided(job, law)[1].strength == law[1].strength
+    decide(job.folder.round(number).decisions, what, who="test", **more)  # type: ignore[arg-type]
 
 
 def test_a_recipe_that_asks_nobody_has_no_hours_to_wait(
@@ -57,13 +54,8 @@ def run(job: Job) -> list[str]:
     return fresh
 
 
-def test_a_build_waits_is_redone_goes_on_and_is_stopped(workshop: Path, tmp_path: Path) -> None:
-    recipe = workshop / "asking.toml"
-    text = (workshop / "build.toml").read_text()
-    asking = '[rounds]\napprove = "each round"\ngate = "always"\nrefit = false\nstrength = 0.5\n'
-    recipe.write_text(text.replace("[rounds]\n", asking))
-    shutil.copytree(workshop / "workspace", tmp_path / "workspace")
-    job = load_job(recipe, tmp_path / "workspace")
+def test_a_build_waits_is_redone_goes_on_and_is_stopped(asking: Callable[..., Job]) -> None:
+    job = asking(("[8]", "[2]"))
     folder = job.folder
     with pytest.raises(NeedsDecision, match="Round 1 of coats waits") as asked:
         run(job)
@@ -71,7 +63,8 @@ def test_a_build_waits_is_redone_goes_on_and_is_stopped(workshop: Path, tmp_path
     first = read_ledger(folder.ledger).rounds[0]
     with pytest.raises(NeedsDecision):
         run(job)  # Nobody has answered: it asks the same question, and does nothing else.
-    assert len(read_decisions(folder.round(1).decisions).asked) == 1
+    questions = read_decisions(folder.round(1).decisions).asked
+    assert [question.lora for question in questions] == [first.sha256]
 
     answer(job, 1, "redo", lr_scale=0.5)
     with pytest.raises(NeedsDecision):
@@ -93,3 +86,34 @@ def test_a_build_waits_is_redone_goes_on_and_is_stopped(workshop: Path, tmp_path
     assert [row.round for row in ledger.rounds] == [1, 2]
     assert folder.final.is_file()
     assert run(job) == [], "all of it is done, and stays so"
+
+    # Another recipe trains the round anew: nobody has said anything about that LoRA.
+    other = asking(("rank = 4", "rank = 2"), ("[8]", "[1]"))
+    with pytest.raises(NeedsDecision, match="Round 1"):
+        run(other)
+    (row,) = read_ledger(folder.ledger).rounds
+    assert (row.strength, row.rank, row.attempts) == (0.5, 2, 1)
+    assert row.learning_rate == job.recipe.law()[0].learning_rate, "the redo was of the old one"
+    answer(other, 1, "continue")
+    with pytest.raises(NeedsDecision, match="Round 2"):
+        run(other)
+    assert read_ledger(folder.ledger).rounds[1].learning_rate == job.recipe.law()[1].learning_rate
+
+
+def test_the_attempt_that_was_shown_is_the_one_that_is_merged(asking: Callable[..., Job]) -> None:
+    """At strength 0 both attempts are rejected; what a person then says is about the second."""
+    job = asking(
+        ('gate = "always"', 'gate = "improve"'),
+        ("strength = 0.5", "strength = 0.0"),
+        ("[8]", "[2]"),
+    )
+    with pytest.raises(NeedsDecision, match="Round 1"):
+        run(job)
+    (shown,) = read_ledger(job.folder.ledger).rounds
+    assert (shown.decision, shown.attempts) == ("rejected", 2)
+    answer(job, 1, "continue", strength=0.75)
+    with pytest.raises(NeedsDecision, match="Round 2"):
+        run(job)
+    merged = read_ledger(job.folder.ledger).rounds[0]
+    assert (merged.decision, merged.strength) == ("always", 0.75)
+    assert merged.sha256 == shown.sha256

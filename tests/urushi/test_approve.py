@@ -11,7 +11,7 @@ def test_the_answer_is_written_into_the_build(urushi, tmp_path: Path) -> None:
     none = urushi("approve", "coat", "continue")
     assert none.returncode == 2
     assert "No round of coat waits for a decision" in none.stderr
-    ask(folder.round(2).decisions)
+    ask(folder.round(2).decisions, "5ead", "t")
     wrong = urushi("approve", "coat", "redo", "--lr-scale", "0")
     assert wrong.returncode == 2
     assert "lr_scale" in wrong.stderr
@@ -21,7 +21,7 @@ def test_the_answer_is_written_into_the_build(urushi, tmp_path: Path) -> None:
     assert "Run the build's command again to go on." in done.stdout
     found = read_decisions(folder.round(2).decisions)
     assert not found.waiting
-    assert (found.redone, found.redo_scale) == (1, 0.5)
+    assert [redo.lr_scale for redo in found.redos("t")] == [0.5]
 
 
 def test_status_says_who_is_waited_for(urushi, tmp_path: Path) -> None:
