@@ -36,6 +36,7 @@ from pipeline.artefacts.records import CaptionRecord, ImageRecord, ResizedRecord
 from pipeline.cache import stage as cache_stage
 from pipeline.cache.plan import Look, Shard, Text
 from pipeline.models.places import cache_folders
+from pipeline.pictures.placement import Placement
 from pipeline.progress import Silent
 from pipeline.recipe import Size
 from pipeline.resize import stage as resize_stage
@@ -72,6 +73,7 @@ def latents_utilisation(folder: Path, count: int, repeats: int) -> float:
     from diffusers import AutoencoderKL
 
     from pipeline.cache.latents import LatentEncoder, encode, to_tensor
+    from pipeline.cache.pictures import Pictures
 
     draw = np.random.default_rng(1)
     looks, pictures = [], []
@@ -80,12 +82,13 @@ def latents_utilisation(folder: Path, count: int, repeats: int) -> float:
         image = Image.fromarray(small).resize(BUCKET, Image.Resampling.BICUBIC)
         image.save(folder / f"{number}.webp", lossless=True, method=0, quality=0)
         pictures.append(np.asarray(image))
-        looks.append(Look(f"{number:032x}", 0, False, 0, f"{number}.webp", BUCKET, BUCKET, 0, 0))
+        place = Placement(BUCKET, BUCKET, 0, 0)
+        looks.append(Look(f"{number:032x}", 0, False, 0, f"{number}.webp", BUCKET, place))
     torch.manual_seed(0)
     vae = AutoencoderKL(**VAE).eval().requires_grad_(False)
     del vae.decoder
     batches = [to_tensor(pictures[start : start + 4]) for start in range(0, count, 4)]
-    encoder = LatentEncoder(vae, folder, 4, torch.device("cpu"))
+    encoder = LatentEncoder(vae, Pictures(folder, kept=True), 4, torch.device("cpu"))
     shard = Shard("latents-00000.safetensors", tuple(looks))
     encode(vae, batches[0])
 

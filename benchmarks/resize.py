@@ -29,10 +29,11 @@ import pyvips
 from PIL import Image, ImageFilter
 
 from pipeline.artefacts.executor import Processes
+from pipeline.pictures.placement import Placement
+from pipeline.pictures.read import read_fitted, vips_engine
 from pipeline.recipe import Size
 from pipeline.recipe.resize import Resize
-from pipeline.resize.ladder import Placement, ladders
-from pipeline.resize.read import plan_for, read_fitted, vips_engine
+from pipeline.resize.ladder import ladders, plan_for
 from pipeline.resize.shards import Original, ShardTask, make_shard
 
 SIZE = Size(2000, 2800)
@@ -124,12 +125,15 @@ def psnr(path: Path) -> float:
 
 def spread(paths: list[Path], folder: Path, processes: int, rounds: int) -> float:
     """Pictures a second of the stage's shards in so many processes, their start not counted."""
-    originals = [Original(f"{n:032x}", paths[n % len(paths)]) for n in range(rounds * len(paths))]
+    originals = [
+        Original(f"{n:032x}", str(paths[n % len(paths)])) for n in range(rounds * len(paths))
+    ]
     size = 2
     tasks = [
         ShardTask(
             folder / f"{processes}" / f"{start:05d}",
             "x",
+            folder,
             tuple(originals[start : start + size]),
             LADDERS,
             "webp",

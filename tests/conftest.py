@@ -1,4 +1,5 @@
-"""What all tests share: one thread's worth of torch, and a folder with recipes to start from."""
+"""What all tests share: one thread's worth of torch, a folder with recipes to start
+from, and pictures."""
 
 import os
 import signal
@@ -8,7 +9,9 @@ from pathlib import Path
 # Read when torch is first imported; spinning threads starve everything else on a small machine.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 
 # A shell starts what it puts into the background deaf to Ctrl-C, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,3 +51,18 @@ def write_recipe(tmp_path: Path) -> WriteRecipe:
         return path
 
     return write
+
+
+@pytest.fixture
+def picture() -> Callable[..., Image.Image]:
+    """picture(width, height, mode, seed): soft noise with a few hard edges, one per seed."""
+
+    def make(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+        generator = np.random.default_rng((seed, width, height))
+        noise = generator.integers(0, 256, (height, width, 4), dtype=np.uint8)
+        soft = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2))
+        values = (np.asarray(soft).astype(float) - 128) * 4 + 128
+        values[height // 3 : height // 2, width // 4 : width // 2] = (250, 20, 40, 255)
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert(mode)
+
+    return make

@@ -18,7 +18,7 @@ from pipeline.errors import RequestError, UrushiError
 from urushi import lora, standing
 from urushi.compare import compare
 from urushi.mix import mix
-from urushi.options import WORKSPACE, Build, Force, Recipe, Workers, WorkspaceFolder
+from urushi.options import WORKSPACE, Build, Force, NoKeep, Recipe, Workers, WorkspaceFolder
 
 INTERRUPTED = 130
 
@@ -228,6 +228,7 @@ def resize(
         bool,
         typer.Option("--show", help="Only show buckets, counts and losses, with a histogram."),
     ] = False,
+    no_keep: NoKeep = False,
     workers: Workers = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
@@ -239,7 +240,7 @@ def resize(
         return
     from urushi.run import run_stage
 
-    run_stage("resize", recipe, workspace, workers=workers)
+    run_stage("resize", recipe, workspace, workers=workers, keep=not no_keep)
 
 
 @app.command()
@@ -249,6 +250,7 @@ def cache(
         bool, typer.Option("--verify", help="Hash every shard first; damaged ones are made anew.")
     ] = False,
     why: Annotated[bool, typer.Option("--why", help="Only say what is stale, and why.")] = False,
+    no_keep: NoKeep = False,
     workers: Workers = None,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
@@ -264,7 +266,7 @@ def cache(
         verify_shards(recipe, workspace)
     from urushi.run import run_stage
 
-    run_stage("cache", recipe, workspace, workers=workers)
+    run_stage("cache", recipe, workspace, workers=workers, keep=not no_keep)
 
 
 @app.command()

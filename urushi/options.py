@@ -27,6 +27,13 @@ Force = Annotated[
         "--force", help="Go on with a half-trained round though its settings were changed."
     ),
 ]
+NoKeep = Annotated[
+    bool,
+    typer.Option(
+        "--no-keep",
+        help="Store no resized pictures: the cache reads the originals. For good: [resize].keep.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

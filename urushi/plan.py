@@ -180,7 +180,10 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     some = any(count.count is None for count in counts.values())
     more = ", and the folders not counted yet" if some else ""
     resized, latents, texts = _data_bytes(recipe, counts)
-    yield f"resized      ≤ {size(resized)} ({recipe.resize.format}){more}"
+    if recipe.resize.keep:
+        yield f"resized      ≤ {size(resized)} ({recipe.resize.format}){more}"
+    else:
+        yield "resized      none is kept: the cache reads the originals"
     yield f"cache        ≤ {size(latents)} latents, {size(texts)} texts{more}"
     base, kept = base_bytes(recipe), _checkpoints(recipe)
     if base is None:
@@ -204,7 +207,8 @@ def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int,
     area = sum(side**2 for side in recipe.resize.resolutions)
     factor, features = _latent_and_text(recipe)
     latents = total * area // factor**2 * LATENT_BYTES
-    return 3 * total * area, latents, (total + 1) * TEXT_BYTES * features
+    resized = 3 * total * area if recipe.resize.keep else 0
+    return resized, latents, (total + 1) * TEXT_BYTES * features
 
 
 def _checkpoints(recipe: BuildRecipe) -> int:

@@ -36,7 +36,9 @@ def print_buckets(recipe: Path, workspace: Path) -> None:
         if done(resized, fingerprint) is not None:
             rows = read_records(resized / INDEX_FILE, ResizedRecord)
             failures = read_records(resized / FAILURES_FILE, Failure)
-            found, left_out, state = resized_places(rows), len(failures), "resized"
+            found, left_out = resized_places(rows), len(failures)
+            kept = job.recipe.resize.keep
+            state = "resized" if kept else "placed; no resized pictures are kept"
         else:
             originals = read_records(folder.images / IMAGES_FILE, ImageRecord)
             found, left_out = expected_places(originals, rungs)

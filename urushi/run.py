@@ -78,10 +78,20 @@ def print_products(job: Job) -> None:
 
 
 def run_stage(
-    name: str, recipe: Path, workspace: Path, *, force: bool = False, workers: int | None = None
+    name: str,
+    recipe: Path,
+    workspace: Path,
+    *,
+    force: bool = False,
+    workers: int | None = None,
+    keep: bool = True,
 ) -> None:
-    """One stage, without Prefect; `force` as in `run_all`; `workers` are processes."""
+    """One stage, without Prefect; `force` as in `run_all`; `workers` are processes; without `keep`
+    as if [resize].keep were false."""
     job = scaled(replace(load_job(recipe, workspace), force=force), workers)
+    if not keep:
+        resize = job.recipe.resize.model_copy(update={"keep": False})
+        job = replace(job, build=job.recipe.model_copy(update={"resize": resize}))
     outcome = stage(name).run(job, Terminal())
     state = "already done" if outcome.already else "done"
     print(f"{name}: {state}{': ' if outcome.summary else ''}{outcome.summary}")

@@ -150,17 +150,19 @@ def resize_fingerprint(resize: Resize, images: Receipt) -> str:
     return fingerprint(
         stage="resize",
         version=VERSIONS["resize"],
-        ladder=resize.model_dump(mode="json"),
+        # Left out where pictures are kept, as they were before there was a choice.
+        ladder=resize.model_dump(mode="json", exclude={"keep"} if resize.keep else None),
         pictures=images.summary["pictures"],
     )
 
 
-def latents_fingerprint(resized: str, vae: str, cache: Cache) -> str:
-    """Of the resized pictures' fingerprint, the VAE's digest, and what [cache] makes of both."""
+def latents_fingerprint(resize: Resize, images: Receipt, vae: str, cache: Cache) -> str:
+    """Of the pictures on their ladder, the VAE's digest, and what [cache] makes of both; not of how
+    or whether resized pictures are stored, as long as that loses nothing."""
     return fingerprint(
         stage="latents",
         version=VERSIONS["latents"],
-        resized=resized,
+        resized=resize_fingerprint(resize.as_seen(), images),
         vae=vae,
         **cache.model_dump(mode="json", include=set(LATENT_KEYS)),
     )

@@ -65,7 +65,8 @@ class ResizedRecord(Record):
 
     md5: str
     file: str
-    """Relative to the folder of the index."""
+    """Relative to the folder of the index; of a picture that is not kept, its original, as
+    ImageRecord.path."""
     width: int
     height: int
     """The bucket, pixels."""

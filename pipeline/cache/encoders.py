@@ -23,7 +23,8 @@ class LatentModel:
     base: Base
     vae: Path | None
     pictures: Path
-    """The folder of the resized pictures."""
+    """The folder of the resized pictures, or of the dataset where none are kept."""
+    kept: bool
     batch_size: int
     arithmetic: Literal["float32", "bfloat16", "float16"]
     compiled: bool
@@ -34,13 +35,18 @@ class LatentModel:
         from accelerate import PartialState
 
         from pipeline.cache.latents import LatentEncoder
+        from pipeline.cache.pictures import Pictures
         from pipeline.models.load import load_vae
+        from pipeline.pictures.read import vips_engine
 
+        engine = None if self.kept else vips_engine()
+        if engine is not None:
+            engine.prepare()
         # Not Accelerator(): it would fix the mixed precision of this whole process, which training
         # chooses later.
         return LatentEncoder(
             load_vae(self.base, override=self.vae),
-            self.pictures,
+            Pictures(self.pictures, self.kept),
             self.batch_size,
             PartialState().device,
             getattr(torch, self.arithmetic),

@@ -27,7 +27,7 @@ def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
     return {
         "stage versions": [VERSIONS["resize"], VERSIONS["latents"]],
         "pictures": images.summary["pictures"],
-        "[resize]": job.recipe.resize.model_dump(mode="json"),
+        "[resize]": job.recipe.resize.as_seen().model_dump(mode="json"),
         "[cache]": job.recipe.cache.model_dump(mode="json", include=set(LATENT_KEYS)),
         "VAE": vae_digest(job.recipe, job.workspace.identities),
     }

@@ -1,33 +1,44 @@
 """Pictures of one bucket into their posterior under the VAE: mean and log-variance, unscaled."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from pipeline.artefacts.executor import Advance
+from pipeline.artefacts.executor import Advance, cores
 from pipeline.artefacts.records import Failure
 from pipeline.cache.encoded import Encoded
-from pipeline.cache.pictures import read_pixels
+from pipeline.cache.pictures import Pictures, read_pixels
 from pipeline.cache.plan import Look, Shard
 from pipeline.models.fitting import quiet
 
 READERS = 2
-"""Threads that read pictures ahead; decoders let go of Python's lock."""
+"""Threads that read stored pictures ahead; decoders let go of Python's lock. Originals, twenty
+times larger, get one for each core."""
 AHEAD = 3
-"""Batches read ahead: memory, for the case that one takes longer to read than to encode."""
+"""Batches read ahead at least: memory, for the case that one takes longer to read than to encode.
+"""
 
-Batch = tuple[tuple[int, ...], Tensor | None, tuple[Failure, ...]]
-"""Places in the shard of what could be read, its pixels (B, 3, H, W) float32, and the failures."""
+
+class Batch(NamedTuple):
+    """Pictures read together."""
+
+    places: tuple[int, ...]
+    """In the shard, of what could be read."""
+    pixels: Tensor | None
+    """(B, 3, H, W) float32; None where nothing could."""
+    engines: tuple[str, ...]
+    """What decoded each original; "" for stored pictures."""
+    failures: tuple[Failure, ...]
 
 
 class LatentEncoder:
-    """Encodes shards of pictures under `folder`, `batch_size` at a time, on `device`.
+    """Encodes shards of `pictures`, `batch_size` at a time, on `device`.
 
     The next batches are read while one is encoded.
     """
@@ -35,7 +46,7 @@ class LatentEncoder:
     def __init__(
         self,
         vae: AutoencoderKL,
-        folder: Path,
+        pictures: Pictures,
         batch_size: int,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -50,7 +61,8 @@ class LatentEncoder:
             self._vae.to(memory_format=torch.channels_last)
         if compiled:
             self._vae.encoder = torch.compile(self._vae.encoder)
-        self._folder = folder
+        self._pictures = pictures
+        self._readers = READERS if pictures.kept else max(READERS, cores())
         self._batch_size = batch_size
         self._device = device
         self._dtype = dtype
@@ -61,8 +73,10 @@ class LatentEncoder:
         failures: list[Failure] = []
         # Made when the first batch says how large: a shard is held once, not in parts and whole.
         means, logvars = torch.empty(0), torch.empty(0)
-        for places, pixels, unread in self._batches(shard.items):
+        engines: Counter[str] = Counter()
+        for places, pixels, decoders, unread in self._batches(shard.items):
             failures += unread
+            engines.update(f"decoded_by_{name}" for name in decoders if name)
             if pixels is not None:
                 posterior = encode(self._vae, self._moved(pixels)).cpu()
                 if not len(means):
@@ -81,7 +95,7 @@ class LatentEncoder:
                         failures.append(Failure(md5=shard.items[place].md5, reason=reason))
             advance(len(places) + len(unread))
         tensors = {"mean": means[: len(rows)], "logvar": logvars[: len(rows)]}
-        return Encoded(tensors, tuple(rows), tuple(failures), {})
+        return Encoded(tensors, tuple(rows), tuple(failures), dict(sorted(engines.items())))
 
     def _moved(self, pixels: Tensor) -> Tensor:
         if self._device.type != "cuda":
@@ -92,14 +106,14 @@ class LatentEncoder:
         )
 
     def _batches(self, items: Sequence[Look]) -> Iterator[Batch]:
-        """In order, read ahead by AHEAD batches."""
+        """In order, read ahead by AHEAD batches, or one for each reader where those are more."""
         starts = range(0, len(items), self._batch_size)
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(self._readers) as pool:
             pending: deque[Future[Batch]] = deque()
             try:
                 for start in starts:
                     pending.append(pool.submit(self._read, items, start))
-                    if len(pending) > AHEAD:
+                    if len(pending) > max(AHEAD, self._readers):
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()
@@ -108,15 +122,17 @@ class LatentEncoder:
                     future.cancel()
 
     def _read(self, items: Sequence[Look], start: int) -> Batch:
-        places, pictures, failures = [], [], []
+        places, pictures, engines, failures = [], [], [], []
         for place in range(start, min(start + self._batch_size, len(items))):
-            pixels = read_pixels(self._folder, items[place])
-            if isinstance(pixels, Failure):
-                failures.append(pixels)
+            shown = read_pixels(self._pictures, items[place])
+            if isinstance(shown, Failure):
+                failures.append(shown)
             else:
                 places.append(place)
-                pictures.append(pixels)
-        return tuple(places), to_tensor(pictures) if pictures else None, tuple(failures)
+                pictures.append(shown.pixels)
+                engines.append(shown.engine)
+        pixels = to_tensor(pictures) if pictures else None
+        return Batch(tuple(places), pixels, tuple(engines), tuple(failures))
 
 
 def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:

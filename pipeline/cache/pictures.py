@@ -1,5 +1,7 @@
-"""A resized picture on disk into pixels, as an entry shows it, or the reason why not."""
+"""A picture on disk into pixels, as an entry shows it, or the reason why not."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,9 @@ from PIL import Image, ImageEnhance
 from pipeline.artefacts.identity import digest_bytes
 from pipeline.artefacts.records import Failure
 from pipeline.cache.plan import Look
+from pipeline.pictures.placement import Placement
+from pipeline.pictures.read import read_fitted, vips_engine
+from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -18,21 +23,63 @@ RECOLOUR = 0.1
 name colours."""
 
 
-def read_pixels(folder: Path, look: Look) -> np.ndarray | Failure:
-    """(H, W, 3) uint8 of the entry `look`, whose picture lies under `folder`."""
+@dataclass(frozen=True)
+class Pictures:
+    """Where the pictures of entries lie."""
+
+    folder: Path
+    kept: bool
+    """Whether they are there as resizing stored them, or only their originals."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An entry's pixels."""
+
+    pixels: np.ndarray
+    """(H, W, 3) uint8."""
+    engine: str
+    """What decoded and scaled an original; "" for a stored picture."""
+
+
+def read_pixels(pictures: Pictures, look: Look) -> Shown | Failure:
+    """What the entry `look` shows."""
     try:
-        with Image.open(folder / look.file) as opened:
-            picture = opened.convert("RGB")
-    except UNREADABLE as error:
-        return Failure(md5=look.md5, reason=f"{look.file} cannot be read: {error}")
-    size = Size(picture.width, picture.height)
-    if size != look.bucket:
-        return Failure(md5=look.md5, reason=f"{look.file} is {size}, its bucket {look.bucket}")
+        picture, engine = (_stored if pictures.kept else _fitted)(pictures.folder, look)
+    except Unreadable as error:
+        return Failure(md5=look.md5, reason=str(error))
     if look.recoloured:
         picture = recoloured(picture, look.md5, look.recoloured)
     if look.mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(picture)
+    return Shown(np.asarray(picture), engine)
+
+
+def _stored(folder: Path, look: Look) -> tuple[Image.Image, str]:
+    try:
+        with Image.open(folder / look.file) as opened:
+            picture = opened.convert("RGB")
+    except UNREADABLE as error:
+        raise Unreadable(f"{look.file} cannot be read: {error}") from None
+    size = Size(picture.width, picture.height)
+    if size != look.bucket:
+        raise Unreadable(f"{look.file} is {size}, its bucket {look.bucket}")
+    return picture, ""
+
+
+def _fitted(folder: Path, look: Look) -> tuple[Image.Image, str]:
+    """From its original, by the function that resizing uses."""
+
+    def plan(size: Size) -> Sequence[Placement]:
+        if size != look.original:
+            raise Unreadable(f"{look.file} is {size}, and was {look.original} when it was placed")
+        return (look.placement,)
+
+    engine = vips_engine()
+    (one,) = read_fitted(folder / look.file, plan, engine=engine)
+    if engine is None or one.engine == "pillow":
+        return one.image, "pillow"
+    return one.image, f"libvips {engine.version()}"
 
 
 def recoloured(picture: Image.Image, md5: str, number: int) -> Image.Image:

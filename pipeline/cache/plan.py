@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.records import CaptionRecord, ResizedRecord
 from pipeline.models.places import EMPTY_CAPTION
+from pipeline.pictures.placement import Placement
 from pipeline.recipe import Size
 from pipeline.recipe.cache import Cache
 
@@ -33,11 +34,27 @@ class Look(NamedTuple):
     recoloured: int
     """Which recolouring, from 1; 0 for none."""
     file: str
-    bucket: Size
+    """As ResizedRecord.file."""
     original: Size
-    left: int
-    top: int
-    """Pixels cut off, as the entry shows the picture."""
+    placement: Placement
+    """Of the picture as it is."""
+
+    @property
+    def bucket(self) -> Size:
+        return self.placement.bucket
+
+    @property
+    def left(self) -> int:
+        """Pixels cut off at the left, as the entry shows the picture."""
+        place = self.placement
+        if not self.mirrored:
+            return place.left
+        return place.scaled.width - place.bucket.width - place.left
+
+    @property
+    def top(self) -> int:
+        """Pixels cut off above."""
+        return self.placement.top
 
 
 class Text(NamedTuple):
@@ -88,21 +105,17 @@ def text_row_bytes(encoders: Sequence[dict[str, Any]], chunks: int) -> int:
 
 def looks(record: ResizedRecord, cache: Cache) -> Iterable[Look]:
     """Every entry of a picture in one bucket."""
-    plain = Look(
-        record.md5,
-        0,
-        False,
-        0,
-        record.file,
+    placement = Placement(
         Size(record.width, record.height),
-        Size(record.original_width, record.original_height),
+        Size(record.scaled_width, record.scaled_height),
         record.crop_left,
         record.crop_top,
     )
+    original = Size(record.original_width, record.original_height)
+    plain = Look(record.md5, 0, False, 0, record.file, original, placement)
     found = [plain]
     if cache.mirror:
-        left = record.scaled_width - record.width - record.crop_left
-        found.append(plain._replace(variant=1, mirrored=True, left=left))
+        found.append(plain._replace(variant=1, mirrored=True))
     for number in range(1, cache.recolour + 1):
         # Of a picture that is mirrored too, every second recolouring is.
         model = found[number % 2] if cache.mirror else plain

@@ -104,6 +104,8 @@ def _make_latents(caching: _Caching) -> Receipt:
     base, settings = job.recipe.base, job.recipe.cache
     check_arithmetic(job.recipe)
     pictures = read_records(folders.resized / chain.INDEX_FILE, ResizedRecord)
+    kept = job.recipe.resize.keep
+    source = folders.resized if kept else job.dataset_folder(caching.dataset).root
     work = Work(
         folder=folders.latents,
         stage="latents",
@@ -113,12 +115,13 @@ def _make_latents(caching: _Caching) -> Receipt:
         model=LatentModel(
             base,
             settings.vae,
-            folders.resized,
+            source,
+            kept,
             settings.batch_size,
             settings.arithmetic,
             settings.compile,
         ),
-        source=f"{folders.resized} and the VAE of {settings.vae or base.checkpoint}",
+        source=f"{source} and the VAE of {settings.vae or base.checkpoint}",
         what=f"latents of {caching.dataset.name}",
         unit="picture",
     )

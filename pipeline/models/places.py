@@ -44,7 +44,7 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
     resized = chain.resize_fingerprint(job.recipe.resize, images)
     captions = chain.caption_fingerprint(dataset, images, job.workspace.identities)
     vae = vae_digest(job.recipe, job.workspace.identities)
-    latents = chain.latents_fingerprint(resized, vae, job.recipe.cache)
+    latents = chain.latents_fingerprint(job.recipe.resize, images, vae, job.recipe.cache)
     text = chain.text_fingerprint(captions, digests.text, job.recipe.base)
     return CacheFolders(
         latents=folder.cache(latents),

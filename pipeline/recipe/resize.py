@@ -33,11 +33,22 @@ class Resize(Section):
     tall pictures (where heads are), or a part drawn from the picture's md5."""
     format: Format = "webp"
     """How resized pictures are stored: webp and png without loss, jpeg at quality 95."""
+    keep: bool = True
+    """Whether resized pictures are stored. If not, `urushi resize` only finds the place of each in
+    its bucket, and `urushi cache` decodes and scales the originals: the latents are those of
+    pictures stored without loss. Saves about a byte a pixel on disk; each further cache (another
+    VAE, say), and each resolution, mirroring and recolouring, decodes the originals again."""
 
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Every area side, the main one first."""
         return (self.resolution, *self.more_resolutions)
+
+    def as_seen(self) -> "Resize":
+        """This ladder as the VAE sees its pictures: how they are stored is the same to it, but for
+        a format that loses something, and so is whether they are."""
+        lossy = self.keep and self.format == "jpeg"
+        return self.model_copy(update={"keep": True, "format": "jpeg" if lossy else "webp"})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -9,22 +9,13 @@ from dataclasses import dataclass
 
 from pipeline.artefacts.identity import digest_bytes
 from pipeline.errors import RequestError
+from pipeline.pictures.placement import Placement, Plan
+from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
 from pipeline.recipe.resize import Crop, Resize
 
 _WEBP_LONGEST = 16383
 """Pixels a side; the format has 14 bits for it."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Scale a picture to `scaled`, cut off `left` and `top` pixels, and keep `bucket`."""
-
-    bucket: Size
-    scaled: Size
-    """Covers the bucket, and touches it along one side at least unless enlarging is off."""
-    left: int
-    top: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,23 @@ def ladders(resize: Resize) -> tuple[Ladder, ...]:
         )
         for resolution in resize.resolutions
     )
+
+
+def plan_for(ladders: Sequence[Ladder], md5: str) -> Plan:
+    """The places of the picture `md5` on `ladders`, each once.
+
+    Two ladders may give one place: a strip's, or that of a picture too small for either.
+    """
+
+    def plan(picture: Size) -> Sequence[Placement]:
+        found = [ladder.placement(picture, md5) for ladder in ladders]
+        placements = tuple(dict.fromkeys(placement for placement in found if placement))
+        if not placements:
+            least = ladders[0].min_side
+            raise Unreadable(f"{picture}: [resize].upscale is off and a side is under {least}")
+        return placements
+
+    return plan
 
 
 def bucket_ladder(resize: Resize) -> tuple[Size, ...]:

@@ -1,5 +1,7 @@
 """One shard: a few dozen originals into a folder of bucketed pictures, their rows and a receipt.
 
+Where pictures are not kept, the rows alone: the cache reads the originals as they say.
+
 A shard is the unit of work, of resume and of distribution. `make_shard` is a function of its task
 alone, so it runs here, in another process, or on another machine that sees the same files.
 """
@@ -9,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
@@ -18,13 +21,13 @@ from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.locks import in_turn
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, ResizedRecord, write_records
+from pipeline.pictures.placement import Placement
+from pipeline.recipe import Size
 from pipeline.recipe.resize import Format
-from pipeline.resize.ladder import Ladder
+from pipeline.resize.ladder import Ladder, plan_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from pipeline.resize.read import Fitted
 
 SHARD = 64
 """Pictures in a shard: a few seconds of work, which is what a kill loses per process."""
@@ -35,7 +38,8 @@ class Original:
     """A picture to resize."""
 
     md5: str
-    path: Path
+    path: str
+    """As ImageRecord.path."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,13 @@ class ShardTask:
 
     folder: Path
     fingerprint: str
+    root: Path
+    """The dataset's folder."""
     originals: tuple[Original, ...]
     ladders: tuple[Ladder, ...]
     format: Format
+    keep: bool = True
+    """Whether the pictures are made, or only their places found."""
 
     @property
     def count(self) -> int:
@@ -87,12 +95,12 @@ def make_shard(task: ShardTask, advance: Advance) -> None:
 
 
 def _make(task: ShardTask, advance: Advance) -> None:
-    from pipeline.resize.header import Unreadable
-    from pipeline.resize.read import plan_for, read_fitted, vips_engine
+    from pipeline.pictures.read import vips_engine
+    from pipeline.pictures.unreadable import Unreadable
 
     started = time.monotonic()
     _clear(task.folder)
-    engine = vips_engine()
+    engine = vips_engine() if task.keep else None
     if engine is not None:
         engine.prepare()
     rows: list[ResizedRecord] = []
@@ -100,15 +108,9 @@ def _make(task: ShardTask, advance: Advance) -> None:
     engines: Counter[str] = Counter()
     for original in task.originals:
         try:
-            places = read_fitted(original.path, plan_for(task.ladders, original.md5), engine=engine)
+            rows += _kept(task, original, engine, engines) if task.keep else _placed(task, original)
         except Unreadable as error:
             failures.append(Failure(md5=original.md5, reason=str(error)))
-        else:
-            for number, fitted in enumerate(places):
-                row = _row(original.md5, number, fitted, task.format)
-                write_bytes(task.folder / row.file, _encoded(fitted.image, task.format))
-                engines[fitted.engine] += 1
-                rows.append(row)
         advance(1)
     index, failed = task.folder / INDEX_FILE, task.folder / FAILURES_FILE
     write_records(index, rows)
@@ -117,8 +119,8 @@ def _make(task: ShardTask, advance: Advance) -> None:
         task.folder,
         "resize shard",
         task.fingerprint,
-        inputs={"pictures": len(task.originals), "format": task.format},
-        outputs=[*(task.folder / row.file for row in rows), index, failed],
+        inputs={"pictures": len(task.originals), "format": task.format, "keep": task.keep},
+        outputs=[*(task.folder / row.file for row in rows if task.keep), index, failed],
         summary={
             "engines": dict(sorted(engines.items())),
             "libvips": engine.version() if engine is not None else "",
@@ -127,16 +129,39 @@ def _make(task: ShardTask, advance: Advance) -> None:
     )
 
 
-def _row(md5: str, number: int, fitted: "Fitted", kind: Format) -> ResizedRecord:
-    """The row of a picture's place `number`; the first has the picture's plain name."""
-    placement = fitted.placement
+def _kept(
+    task: ShardTask, original: Original, engine: ModuleType | None, engines: Counter[str]
+) -> list[ResizedRecord]:
+    """Stores `original` in each of its places; the first has the picture's plain name."""
+    from pipeline.pictures.read import read_fitted
+
+    path, plan = task.root / original.path, plan_for(task.ladders, original.md5)
+    rows = []
+    for number, fitted in enumerate(read_fitted(path, plan, engine=engine)):
+        name = f"{original.md5}{f'-{number + 1}' if number else ''}.{task.format}"
+        write_bytes(task.folder / name, _encoded(fitted.image, task.format))
+        engines[fitted.engine] += 1
+        rows.append(_row(original.md5, name, fitted.original, fitted.placement))
+    return rows
+
+
+def _placed(task: ShardTask, original: Original) -> list[ResizedRecord]:
+    """The places of `original`, by its header alone."""
+    from pipeline.pictures.read import read_places
+
+    plan = plan_for(task.ladders, original.md5)
+    size, placements = read_places(task.root / original.path, plan)
+    return [_row(original.md5, original.path, size, placement) for placement in placements]
+
+
+def _row(md5: str, file: str, original: Size, placement: Placement) -> ResizedRecord:
     return ResizedRecord(
         md5=md5,
-        file=f"{md5}{f'-{number + 1}' if number else ''}.{kind}",
+        file=file,
         width=placement.bucket.width,
         height=placement.bucket.height,
-        original_width=fitted.original.width,
-        original_height=fitted.original.height,
+        original_width=original.width,
+        original_height=original.height,
         scaled_width=placement.scaled.width,
         scaled_height=placement.scaled.height,
         crop_left=placement.left,

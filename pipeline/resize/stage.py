@@ -3,6 +3,7 @@
     urushi resize RECIPE
 
 Made in shards. A killed run is taken up at the first shard without a receipt; the index comes last.
+With [resize].keep = false only the pictures' places are found, by their headers, and none is made.
 """
 
 import time
@@ -109,7 +110,8 @@ def _resize(
         with progress.bar(
             f"resize {dataset.name}", len(images), "pictures", done=len(images) - left
         ) as bar:
-            (executor or Processes(_processes(images, left))).run(make_shard, pending, bar.advance)
+            processes = _processes(images, left) if resize.keep else 1
+            (executor or Processes(processes)).run(make_shard, pending, bar.advance)
         rows, failures = _gather(tasks)
         if not rows:
             raise UrushiError(_none_usable(dataset, failures))
@@ -137,15 +139,17 @@ def _tasks(
     resize: Resize,
     rungs: tuple[Ladder, ...],
 ) -> list[ShardTask]:
-    """Runs of SHARD pictures in order of md5. `root / path` is `path` where that is absolute."""
-    originals = [Original(image.md5, root / image.path) for image in images]
+    """Runs of SHARD pictures in order of md5."""
+    originals = [Original(image.md5, image.path) for image in images]
     return [
         ShardTask(
             folder=shard_folder(resized, number),
             fingerprint=shard_fingerprint(fingerprint, number),
+            root=root,
             originals=tuple(originals[start : start + SHARD]),
             ladders=rungs,
             format=resize.format,
+            keep=resize.keep,
         )
         for number, start in enumerate(range(0, len(originals), SHARD))
     ]
@@ -163,10 +167,12 @@ def _gather(tasks: Sequence[ShardTask]) -> tuple[list[ResizedRecord], list[Failu
     failures: list[Failure] = []
     for task in tasks:
         place = f"{task.folder.parent.name}/{task.folder.name}"
-        rows += [
-            row.model_copy(update={"file": f"{place}/{row.file}"})
-            for row in read_records(task.folder / INDEX_FILE, ResizedRecord)
-        ]
+        found = read_records(task.folder / INDEX_FILE, ResizedRecord)
+        rows += (
+            [row.model_copy(update={"file": f"{place}/{row.file}"}) for row in found]
+            if task.keep
+            else found
+        )
         failures += read_records(task.folder / FAILURES_FILE, Failure)
     return rows, failures
 
@@ -184,6 +190,7 @@ def _summary(
             libvips.add(receipt.summary["libvips"])
     return {
         "pictures": len({row.md5 for row in rows}),
+        "kept": all(task.keep for task in tasks),
         "failures": len(failures),
         "upscaled": sum(
             is_upscaled(Size(row.original_width, row.original_height), Size(row.width, row.height))
@@ -215,6 +222,8 @@ def _say(
     """The buckets and their counts, then whatever a person may want to act on."""
     buckets = ", ".join(f"{bucket} {count:,}" for bucket, count in summary["buckets"].items())
     progress.say(f"{dataset.name}: {summary['pictures']:,} pictures by bucket: {buckets}")
+    if not summary["kept"]:
+        progress.say("  none is stored: `urushi cache` reads the originals")
     if summary["upscaled"]:
         progress.say(f"  smaller than their bucket, and enlarged: {summary['upscaled']:,}")
     if failures:

@@ -54,7 +54,11 @@ class Told(Silent):
         counts: list[int] = []
         self.bars.append((what, total, done, counts))
         silent = super().bar(what, total, unit, done)
-        silent.advance = counts.append  # type: ignore[method-assign]
+
+        def advance(count: int = 1) -> None:
+            counts.append(count)
+
+        silent.advance = advance  # type: ignore[method-assign]
         return silent
 
 

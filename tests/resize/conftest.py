@@ -1,13 +1,10 @@
-"""Real pictures, and datasets of them that have been downloaded as far as resizing can tell."""
+"""Datasets that have been downloaded as far as resizing can tell."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 import pytest
-from PIL import Image, ImageFilter
 
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.identity import fingerprint
@@ -49,32 +46,6 @@ class Heard(Silent):
 @pytest.fixture
 def heard() -> Heard:
     return Heard()
-
-
-@pytest.fixture(params=["vips", "pillow"])
-def engine(request: pytest.FixtureRequest) -> ModuleType | None:
-    """Both ways through: the vips engine, and None for a machine without it."""
-    if request.param == "pillow":
-        return None
-    from pipeline.resize import vips
-
-    vips.prepare(threads=1)
-    return vips
-
-
-@pytest.fixture
-def picture() -> Callable[..., Image.Image]:
-    """picture(width, height, mode, seed): soft noise with a few hard edges, one per seed."""
-
-    def make(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-        generator = np.random.default_rng((seed, width, height))
-        noise = generator.integers(0, 256, (height, width, 4), dtype=np.uint8)
-        soft = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(2))
-        values = (np.asarray(soft).astype(float) - 128) * 4 + 128
-        values[height // 3 : height // 2, width // 4 : width // 2] = (250, 20, 40, 255)
-        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert(mode)
-
-    return make
 
 
 @pytest.fixture

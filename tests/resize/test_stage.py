@@ -112,6 +112,7 @@ def test_pictures_come_to_lie_in_their_buckets(picture: Make, downloaded, heard)
     receipt = receipt_of(resized_folder(job))
     assert receipt.summary == {
         "pictures": 3,
+        "kept": True,
         "failures": 0,
         "upscaled": 1,
         "buckets": {"64x64": 2, "80x48": 1},

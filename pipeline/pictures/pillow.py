@@ -7,9 +7,10 @@ import io
 
 from PIL import Image
 
-from pipeline.resize.colour import to_rgb
-from pipeline.resize.header import Header, Unreadable
-from pipeline.resize.ladder import Placement
+from pipeline.pictures.colour import to_rgb
+from pipeline.pictures.header import Header
+from pipeline.pictures.placement import Placement
+from pipeline.pictures.unreadable import Unreadable
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

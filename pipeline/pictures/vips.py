@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import pyvips
 from PIL import Image
 
-from pipeline.resize.colour import needs_conversion
-from pipeline.resize.header import Header, Unreadable
-from pipeline.resize.ladder import Placement
+from pipeline.pictures.colour import needs_conversion
+from pipeline.pictures.header import Header
+from pipeline.pictures.placement import Placement
+from pipeline.pictures.unreadable import Unreadable
 
 _MODES = ("L", "LA", "P", "RGB", "RGBA")
 _MOST_SHRINK = 3.5

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-import pipeline.resize
+import pipeline.pictures
+from pipeline.pictures import pillow
+from pipeline.pictures.header import MAX_PIXELS, read_header
+from pipeline.pictures.read import Fitted, read_fitted, vips_engine
+from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
-from pipeline.resize import pillow
-from pipeline.resize.header import MAX_PIXELS, Unreadable, read_header
 from pipeline.resize.ladder import place
-from pipeline.resize.read import Fitted, read_fitted, vips_engine
 
 Make = Callable[..., Image.Image]
 Engine = ModuleType | None
@@ -391,7 +392,7 @@ def test_vips_runs_where_it_is_installed() -> None:
 
 
 def test_without_pyvips_pillow_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipeline.resize.vips", raising=False)
-    monkeypatch.delattr(pipeline.resize, "vips", raising=False)
+    monkeypatch.delitem(sys.modules, "pipeline.pictures.vips", raising=False)
+    monkeypatch.delattr(pipeline.pictures, "vips", raising=False)
     monkeypatch.setitem(sys.modules, "pyvips", None)
     assert vips_engine() is None

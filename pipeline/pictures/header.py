@@ -5,10 +5,11 @@ Kinds are told by content, never by a file's name. Everything that decodes obeys
 
 import io
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipeline.errors import UrushiError
+from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -19,10 +20,6 @@ MAX_PIXELS = 1 << 27
 """134 million: about 1 GB while it is decoded. More are refused before any memory is taken."""
 MAX_BYTES = 1 << 29
 """Half a gigabyte; the largest upload that a booru takes is 100 MiB."""
-
-
-class Unreadable(UrushiError):
-    """One picture that cannot be used. The message is the reason in its row of failures."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +39,21 @@ class Header:
 
 
 def read_header(content: bytes) -> Header:
-    """The header of the picture in `content`, the bytes of a whole file.
+    """The header of the picture in `content`, the bytes of a whole file. Raises as `header_of`."""
+    return header_of(io.BytesIO(content))
+
+
+def header_of(handle: BinaryIO) -> Header:
+    """The header of the picture in an open file, at its first byte.
 
     Raises:
         Unreadable: it is no picture, of a kind that is not taken, animated, or too large.
     """
-    if not content:
+    if not handle.read(1):
         raise Unreadable("the file is empty")
+    handle.seek(0)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(handle, formats=FORMATS)
     except UnidentifiedImageError:
         raise Unreadable(f"no picture of a known kind ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
