@@ -42,7 +42,7 @@ core: setup
 	  --numprocesses 2 --dist loadfile
 
 bench: setup
-	for name in caption flows lora merge download store rounds resize cache; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
+	for name in caption flows lora train merge download store rounds resize cache; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
 clean:
 	rm -rf .venv build demo-workspace *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
