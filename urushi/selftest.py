@@ -191,14 +191,12 @@ def _precisions(bench: Bench) -> Iterator[Check]:
     gpu = torch.cuda.is_available()
     found: dict[str, float] = {}
     for precision in ("float32", "fp16") if gpu else ("float32",):
-        _forget_device()
         run = Run(*bench.asked(f"precision-{precision}", precision=precision))
         with torch.no_grad():
             batches = (run.feed.at(number) for number in range(4))
             losses = [run.sample_losses(_on(run, batch)).mean() for batch in batches]
         found[precision] = float(torch.stack(losses).mean())
         del run
-    _forget_device()
     for precision, loss in found.items():
         apart = abs(loss / found["float32"] - 1)
         yield Check(precision, apart <= CLOSE, f"loss {loss:.5f}, {apart:.1e} from float32")
@@ -210,13 +208,6 @@ def _on(run: Any, batch: Any) -> Any:
     from pipeline.train.ahead import moved
 
     return moved(batch, run.accelerator.device)
-
-
-def _forget_device() -> None:
-    """Accelerate keeps one precision for a process; here several are tried."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=False)
 
 
 def _resume(bench: Bench) -> Iterator[Check]:

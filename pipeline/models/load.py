@@ -1,4 +1,5 @@
-"""A base into networks: float32, frozen, in evaluation mode; offline if it has configurations.
+"""A base into networks: frozen, in evaluation mode; offline if it has configurations. All are
+float32, but for a UNet that is asked for in another type.
 
 Single files and diffusers folders give the same networks. A round's checkpoint, in the layout of
 its base, loads with the base's configurations.
@@ -31,14 +32,17 @@ if TYPE_CHECKING:
 Network = TypeVar("Network", bound=ModelMixin)
 
 
-def load_unet(base: Base, checkpoint: Path | None = None) -> UNet2DConditionModel:
-    """The UNet of `base`, or of a round's `checkpoint` over it.
+def load_unet(
+    base: Base, checkpoint: Path | None = None, dtype: torch.dtype = torch.float32
+) -> UNet2DConditionModel:
+    """The UNet of `base`, or of a round's `checkpoint` over it, its weights read into `dtype`:
+    SDXL's take 10 GB in float32.
 
     Raises:
         RequestError: a file is missing or wrong, or weights and configurations do not fit.
     """
     _supported(base)
-    return _network(UNet2DConditionModel, base, UNET, checkpoint)
+    return _network(UNet2DConditionModel, base, UNET, checkpoint, dtype)
 
 
 def load_vae(
@@ -50,9 +54,11 @@ def load_vae(
     """
     _supported(base)
     if override is None:
-        return _network(AutoencoderKL, base, VAE, checkpoint)
+        return _network(AutoencoderKL, base, VAE, checkpoint, torch.float32)
     source = vae_source(base, override)
-    return _frozen(AutoencoderKL, source.weights, source.configuration, source.component)
+    return _frozen(
+        AutoencoderKL, source.weights, source.configuration, source.component, torch.float32
+    )
 
 
 def load_text(base: Base, checkpoint: Path | None = None) -> TextStack:
@@ -140,24 +146,31 @@ def _source(base: Base, checkpoint: Path | None, component: Component) -> Path:
 
 
 def _network(
-    kind: type[Network], base: Base, component: Component, checkpoint: Path | None
+    kind: type[Network],
+    base: Base,
+    component: Component,
+    checkpoint: Path | None,
+    dtype: torch.dtype,
 ) -> Network:
-    return _frozen(
-        kind, _source(base, checkpoint, component), fetched_configurations(base), component
-    )
+    source = _source(base, checkpoint, component)
+    return _frozen(kind, source, fetched_configurations(base), component, dtype)
 
 
-def _frozen(kind: type[Network], source: Path, folder: Path, component: Component) -> Network:
+def _frozen(
+    kind: type[Network], source: Path, folder: Path, component: Component, dtype: torch.dtype
+) -> Network:
     with quiet():
         if source.is_dir():
-            network = _from_folder(kind, source, component)
+            network = _from_folder(kind, source, component, dtype)
         else:
-            network = _from_file(kind, source, folder, component)
+            network = _from_file(kind, source, folder, component, dtype)
     network.eval().requires_grad_(False)
     return network
 
 
-def _from_folder(kind: type[Network], source: Path, component: Component) -> Network:
+def _from_folder(
+    kind: type[Network], source: Path, component: Component, dtype: torch.dtype
+) -> Network:
     variant = weights_of(source, component).variant
     network: Network
     with fitting(source, source, component):
@@ -165,7 +178,7 @@ def _from_folder(kind: type[Network], source: Path, component: Component) -> Net
             source,
             subfolder=component.folder,
             variant=variant,
-            torch_dtype=torch.float32,
+            torch_dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -177,7 +190,9 @@ def _from_folder(kind: type[Network], source: Path, component: Component) -> Net
     return network
 
 
-def _from_file(kind: type[Network], source: Path, folder: Path, component: Component) -> Network:
+def _from_file(
+    kind: type[Network], source: Path, folder: Path, component: Component, dtype: torch.dtype
+) -> Network:
     header = read_header(source)
     network: Network
     with fitting(source, folder, component):
@@ -185,7 +200,7 @@ def _from_file(kind: type[Network], source: Path, folder: Path, component: Compo
             _tensors(source, _names(header, component)),
             config=str(folder),
             subfolder=component.folder,
-            torch_dtype=torch.float32,
+            torch_dtype=dtype,
             local_files_only=True,
         )
     held = sum(header.tensors[name].elements for name in _counted(header, component))

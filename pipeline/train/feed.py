@@ -6,6 +6,7 @@ Everything drawn is a function of (seed, round, epoch, image, step); see `counte
 from dataclasses import dataclass
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from pipeline.artefacts.records import LatentRecord
@@ -104,3 +105,28 @@ class Feed:
             told=conditioning(words, texts, pictures),
             weights=torch.full((count,), self._sources[batch.source].weight),
         )
+
+
+def require_fit(inputs: Inputs, unet: UNet2DConditionModel, training: RoundTraining) -> None:
+    """Refuses shards that were made with another family's networks.
+
+    Args:
+        inputs: a batch of them.
+
+    Raises:
+        RequestError: `unet` takes other latents, other texts, or none that are pooled.
+    """
+    takes, told = unet.config, inputs.told
+    found = [(training.latents, "channels of latents", inputs.latents.shape[1], takes.in_channels)]
+    if isinstance(told, Conditioning):
+        pooled, width = told.added is not None, told.hidden.shape[-1]
+        found += [
+            (training.texts, "features a token", width, takes.cross_attention_dim),
+            (training.texts, "pooled texts", pooled, takes.addition_embed_type == "text_time"),
+        ]
+    for folder, what, has, wanted in found:
+        if has != wanted:
+            raise RequestError(
+                f"The shards in {folder} were made for another base: {what} {has}, where "
+                f"this one's UNet takes {wanted}. Run `urushi cache` for this recipe."
+            )

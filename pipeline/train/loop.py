@@ -26,7 +26,7 @@ def train_here(
             holding.enter_context(locked(training.folder))
         with enough_memory(recipe.train, f"for round {training.round}"):
             run = Run(recipe, training)
-            run.resume()
+            run.resume(progress.say)
             _steps(run, stopping, progress)
         if run.accelerator.is_main_process:
             write_product(run)

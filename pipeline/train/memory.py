@@ -8,6 +8,9 @@ import torch
 from pipeline.errors import UrushiError
 from pipeline.recipe.train import Train
 
+SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What a refusal of memory says that has no class of its own."""
+
 
 @contextmanager
 def enough_memory(train: Train, where: str) -> Iterator[None]:
@@ -20,9 +23,11 @@ def enough_memory(train: Train, where: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise _told(train, where, str(error)) from error
+    except MemoryError as error:
+        raise _told(train, where, "Python was refused some") from error
     except RuntimeError as error:
-        # On a CPU it is an error of no class of its own.
-        if "can't allocate memory" not in str(error):
+        # On a CPU, and where a library of CUDA's asks, it is an error of no class of its own.
+        if not any(sign in str(error) for sign in SIGNS):
             raise
         raise _told(train, where, str(error)) from error
 
@@ -36,7 +41,7 @@ def _told(train: Train, where: str, what: str) -> UrushiError:
 
 def _switches(train: Train) -> Iterator[str]:
     if not train.gradient_checkpointing:
-        yield "gradient_checkpointing = true (a third more time)"
+        yield "gradient_checkpointing = true (a third more time; the round goes on where it is)"
     if train.batch_size > 1:
         half = train.batch_size // 2
         more = train.accumulation * -(-train.batch_size // half)
@@ -45,4 +50,6 @@ def _switches(train: Train) -> Iterator[str]:
         yield 'optimizer = "adamw8bit"'
     if train.precision == "float32" and torch.cuda.is_available():
         yield 'precision = "fp16"'
+    if train.storage in ("auto", "float32", "fp16", "bf16"):
+        yield 'storage = "fp8" (the base in a byte a weight), or "nf4" (in half a byte)'
     yield "or a smaller [lora].rank, or a smaller [resize].resolution"

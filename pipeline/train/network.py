@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from pipeline.errors import RequestError
 from pipeline.models.load import load_unet
 from pipeline.recipe import BuildRecipe
@@ -15,7 +17,7 @@ from pipeline.train.denoiser import Denoiser
 from pipeline.train.plan import Earlier, RoundTraining
 from pipeline.train.precision import storage_of
 from pipeline.train.start import begin
-from pipeline.train.storage import store
+from pipeline.train.storage import loaded_in, store
 from pipeline.train.targets import Target, targets
 
 
@@ -30,7 +32,7 @@ def load_base(
     Raises:
         RequestError: the base or a LoRA cannot be loaded, or they do not fit.
     """
-    network = Denoiser(load_unet(base, checkpoint))
+    network = Denoiser(load_unet(base, checkpoint, loaded_in(storage, mixed)))
     store(network, storage, mixed)
     stand_beside(network, [read_beside(earlier) for earlier in beside])
     return network
@@ -44,7 +46,10 @@ def load_network(
     Args:
         carried: taken out of the weights and put into the LoRA.
     """
-    network = Denoiser(load_unet(recipe.base, training.checkpoint))
+    storage = storage_of(recipe.train, mixed)
+    # What is carried is taken out of float32 weights.
+    dtype = torch.float32 if carried else loaded_in(storage, mixed)
+    network = Denoiser(load_unet(recipe.base, training.checkpoint, dtype))
     covered = targets(network, recipe.lora)
     if not covered:
         raise RequestError("[lora] covers no layer of this base.")
@@ -54,7 +59,7 @@ def load_network(
         beside += taken_back(carried)
     else:
         take_out(network, [target.name for target in covered], carried)
-    store(network, storage_of(recipe.train, mixed), mixed)
+    store(network, storage, mixed)
     stand_beside(network, beside)
     if recipe.train.gradient_checkpointing:
         network.unet.enable_gradient_checkpointing()

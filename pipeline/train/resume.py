@@ -1,10 +1,12 @@
 """Resume points of a round in training: all that the next step depends on, each in one file.
 
 Written to a temporary name and renamed, so that a full disk or a kill leaves the ones before. The
-newest that can be read counts.
+newest that is whole counts.
 """
 
-from collections.abc import Iterator, Mapping
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.artefacts.files import atomic
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, UrushiError
 from pipeline.train.plan import RoundTraining
 
 _PATTERN = "state-*.pt"
 _DIGEST = 64
 """Hexadecimal digits of a BLAKE3."""
+_DAMAGE = (
+    *(OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError),
+    *(zipfile.BadZipFile, pickle.UnpicklingError),
+)
+"""What reading a damaged file raises, or one of another version: zipfile, torch and pickle have no
+one word."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +79,48 @@ def _plainly() -> Iterator[None]:
         raise
 
 
-def load_state(folder: Path) -> State | None:
-    """The newest resume point in `folder` that is whole, else None."""
-    for path in _points(folder):
+def has_state(folder: Path) -> bool:
+    """Whether `folder` holds a resume point, whole or not."""
+    return bool(_points(folder))
+
+
+def load_state(folder: Path, say: Callable[[str], None]) -> State | None:
+    """The newest resume point in `folder` that is whole; None where there is none at all.
+
+    Args:
+        say: told which are passed over, and why.
+
+    Raises:
+        UrushiError: there are some, and none is whole.
+    """
+    points = _points(folder)
+    for path in points:
         try:
-            table = torch.load(path, map_location="cpu", weights_only=True)
-            return State(**{**table, "losses": tuple(table["losses"])})
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
-            continue
+            return _read(path)
+        except _DAMAGE as error:
+            say(f"{path} is damaged ({_short(error)}); the resume point before it is looked at.")
+    if points:
+        raise UrushiError(
+            f"No resume point in {folder} is whole. Delete {_PATTERN} there to train the round "
+            "anew; where other files are damaged too, look at the disk first."
+        )
     return None
+
+
+def _read(path: Path) -> State:
+    """Raises one of _DAMAGE. torch does not look at the checksums that it writes: zeros or flipped
+    bits among the weights would be gone on with."""
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()
+    if wrong is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
+    table = torch.load(path, map_location="cpu", weights_only=True)
+    return State(**{**table, "losses": tuple(table["losses"])})
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:100] if lines else type(error).__name__
 
 
 def clear_states(folder: Path) -> None:

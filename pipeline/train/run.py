@@ -1,16 +1,15 @@
 """A round's training in progress: networks, optimizer and counters, and one step of them.
 
-Everything in it is rebuilt from disk on resume. A step is `accumulation` batches, whose samples
-count alike in its loss: of a step's last, shorter batch no sample weighs more.
+Everything in it is rebuilt from disk on resume.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -20,10 +19,10 @@ from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
 from pipeline.train.adapter import layer_of
-from pipeline.train.ahead import Ahead, moved, pinned
 from pipeline.train.carry import carried_over
 from pipeline.train.counted import seed_of
-from pipeline.train.feed import Feed, Inputs
+from pipeline.train.deal import Deal
+from pipeline.train.feed import Feed, Inputs, require_fit
 from pipeline.train.groups import by_rate, moments, order
 from pipeline.train.losses import Losses
 from pipeline.train.network import load_network
@@ -31,19 +30,10 @@ from pipeline.train.objective import noisy, target
 from pipeline.train.optimizers import judged, new_optimizer
 from pipeline.train.plan import RoundTraining
 from pipeline.train.precision import mixed_precision
-from pipeline.train.resume import State, load_state, require_same, save_state, take
+from pipeline.train.resume import State, has_state, load_state, require_same, save_state, take
 from pipeline.train.schedule import new_schedule
 from pipeline.train.start import BATCHES, aim
 from pipeline.train.weighting import training_losses
-
-
-@dataclass(frozen=True)
-class _Share:
-    """One batch of a step."""
-
-    inputs: Inputs
-    samples: int
-    """Of the whole step, on all devices."""
 
 
 class Run:
@@ -52,6 +42,8 @@ class Run:
     def __init__(self, recipe: BuildRecipe, training: RoundTraining) -> None:
         self.recipe, self.training = recipe, training
         train = recipe.train
+        # It keeps the first precision that a process asked for; rounds may ask for others.
+        AcceleratorState._reset_state(reset_partial_state=False)
         self.accelerator = Accelerator(
             mixed_precision=mixed_precision(train.precision),
             log_with=list(train.trackers) or None,
@@ -67,10 +59,18 @@ class Run:
         self.family = family_of(recipe.base)
         self.noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
         self.feed = Feed(recipe, training, int(self.noise_schedule.config.num_train_timesteps))
-        self._batches = self.feed.steps_per_epoch * (training.epochs or 1)
+        batches = self.feed.steps_per_epoch * (training.epochs or 1)
         if training.steps is not None:
-            self._batches = training.steps * train.accumulation
-        self.steps = -(-self._batches // train.accumulation)
+            batches = training.steps * train.accumulation
+        self._deal = Deal(
+            self.feed,
+            batches,
+            train.accumulation,
+            self.accelerator.device,
+            self.devices,
+            self.accelerator.process_index,
+        )
+        self.steps = self._deal.steps
         start = training.start
         chain = zip(start.loras, start.strengths, strict=True)
         self.carried = carried_over(tuple(chain)) if start.policy == "carried" else {}
@@ -78,9 +78,9 @@ class Run:
         self.network, self.covered = load_network(
             recipe, training, self.accelerator.mixed_precision, self.carried
         )
+        require_fit(self.feed.at(0), self.network.unet, training)
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""
-        trained = list(self.parameters.values())
         shares = {target.name: target.rate for target in self.covered}
         groups = by_rate(
             self.parameters, lambda name: training.learning_rate * shares[layer_of(name)]
@@ -96,13 +96,10 @@ class Run:
         if train.compile:
             self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
         self._denoiser, self._optimizer = self.accelerator.prepare(self.network, self._optimizer)
-        if start.policy in ("gradient", "carried") and load_state(training.folder) is None:
+        if start.policy in ("gradient", "carried") and not has_state(training.folder):
             aim(self.network, self.carried, self._gradients)
-        self._average: EMAModel | None = None
-        if train.ema_decay:
-            self._average = EMAModel(trained, decay=train.ema_decay, foreach=True)
+        self._average = self._new_average()
         self.losses = Losses((), train.divergence, self._remedy)
-        self._ahead: Ahead[_Share] | None = None
         self.step = 0
         self.shown = 0
         """Pictures trained on by all devices, in this process."""
@@ -127,13 +124,17 @@ class Run:
         """The learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def resume(self) -> None:
-        """Continues from the newest resume point, if there is one.
+    def resume(self, say: Callable[[str], None]) -> None:
+        """Continues from the newest resume point that is whole, if there is one.
+
+        Args:
+            say: told which are not.
 
         Raises:
             RequestError: it was made under other settings, and the training is not to be forced.
+            UrushiError: none is whole.
         """
-        state = load_state(self.training.folder)
+        state = load_state(self.training.folder, say)
         if state is None:
             return
         changed = require_same(state, self.training)
@@ -143,10 +144,12 @@ class Run:
         else:
             self._optimizer.load_state_dict(dict(state.optimizer))
             self._scheduler.load_state_dict(dict(state.scheduler))
-        if self.accelerator.scaler is not None:
+        if self.accelerator.scaler is not None and state.scaler:
             self.accelerator.scaler.load_state_dict(dict(state.scaler))
+        # Of the factors that were taken, where a forced training had none so far.
+        self._average = self._new_average()
         if self._average is not None and state.ema:
-            self._average.load_state_dict(dict(state.ema))
+            self._average.load_state_dict({**state.ema, "decay": self.recipe.train.ema_decay})
             self._average.to(self.accelerator.device)
         self.step = state.step
         self.losses = Losses(state.losses, self.recipe.train.divergence, self._remedy)
@@ -154,6 +157,10 @@ class Run:
         self.forced = state.forced
         if changed:
             self.forced += (f"from step {state.step}: {'; '.join(changed)}",)
+
+    def _new_average(self) -> EMAModel | None:
+        decay = self.recipe.train.ema_decay
+        return EMAModel(self.parameters.values(), decay=decay, foreach=True) if decay else None
 
     def _force(self, state: State) -> None:
         """Goes on under the recipe's rates and schedule, with the moments that were gathered."""
@@ -170,16 +177,12 @@ class Run:
 
     def advance(self) -> None:
         """One optimizer step."""
-        mine, everyones = self._mine(self.step), self._batches_of(self.step)
         total = torch.zeros((), device=self.accelerator.device)
-        for place, batch in enumerate(mine, 1):
-            share = self._next()
-            inputs = moved(share.inputs, self.accelerator.device)
-            # Layers that draw by themselves (dropout in a LoRA) draw the same after a resume.
-            torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
-            with self._together(last=place == len(mine)):
-                loss = self.sample_losses(inputs).sum() / share.samples
-                if batch not in everyones:
+        for share in self._deal.at(self.step):
+            self._seed_layers(share.batch)
+            with self._together(share.last):
+                loss = self.sample_losses(share.inputs).sum() / share.samples
+                if not share.counts:
                     loss = loss * 0
                 # Gradients are averaged over devices, where a sum is meant.
                 self.accelerator.backward(loss * self.devices)
@@ -196,37 +199,13 @@ class Run:
 
     def _gradients(self) -> None:
         """Adds the gradient of the first batches' mean loss to the factors'."""
-        for number in range(BATCHES):
-            batch = (number * self.devices + self.accelerator.process_index) % self._batches
-            inputs = moved(self.feed.at(batch), self.accelerator.device)
-            torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
+        for batch, inputs in self._deal.first(BATCHES):
+            self._seed_layers(batch)
             self.accelerator.backward(self.sample_losses(inputs).mean() / BATCHES)
 
-    def _batches_of(self, step: int) -> range:
-        """The batches of a step, counted over the whole round; the last step may have fewer."""
-        first = step * self.recipe.train.accumulation
-        return range(first, min(first + self.recipe.train.accumulation, self._batches))
-
-    def _mine(self, step: int) -> range:
-        """Those of this device. One that gets none shows a later one, which does not count: all
-        devices must meet at the gradients."""
-        first = step * self.recipe.train.accumulation + self.accelerator.process_index
-        stop = max(first + 1, self._batches_of(step).stop)
-        return range(first, stop, self.devices)
-
-    def _next(self) -> "_Share":
-        if self._ahead is None:
-            steps = range(self.step, self.steps)
-            self._ahead = Ahead(self._made, (b for s in steps for b in self._mine(s)))
-        return self._ahead.next()
-
-    def _made(self, batch: int) -> "_Share":
-        """In the feed's thread, which alone asks the feed."""
-        everyones = self._batches_of(batch // self.recipe.train.accumulation)
-        samples = sum(self.feed.size_at(each) for each in everyones)
-        inputs = self.feed.at(batch)
-        on_gpu = self.accelerator.device.type == "cuda"
-        return _Share(pinned(inputs) if on_gpu else inputs, samples)
+    def _seed_layers(self, batch: int) -> None:
+        """Layers that draw by themselves (dropout in a LoRA) draw the same after a resume."""
+        torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
 
     def _together(self, last: bool) -> AbstractContextManager[None]:
         """Devices add up their gradients once a step, with their last batch."""

@@ -26,6 +26,12 @@ LARGEST_FP8 = 448.0
 """e4m3's (Micikevicius et al. 2022, arXiv 2209.05433, table 1)."""
 
 
+def loaded_in(storage: Storage, mixed: str) -> torch.dtype:
+    """What weights can be read into so that `store` makes the same of them: the arithmetic's type
+    where they pass through it anyway, which spares the larger copy of them in float32."""
+    return torch.float32 if storage == "float32" or mixed == "no" else DTYPES[mixed]
+
+
 def store(network: nn.Module, storage: Storage, mixed: str) -> None:
     """Brings the weights of `network` into `storage`, in place, before any LoRA is attached.
 

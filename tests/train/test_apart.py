@@ -110,7 +110,7 @@ def test_asked_to_stop_the_child_saves_and_both_end(plan: TrainMaker) -> None:
     seen.on_note = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"Stopped train 1 after step \d+ of 2000"):
         train_round(recipe, training, seen)
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None and state.step >= 1
     assert not is_locked(training.folder)
 
@@ -130,7 +130,7 @@ def test_an_exception_here_ends_the_child(plan: TrainMaker) -> None:
     with pytest.raises(ZeroDivisionError):
         train_apart(recipe, training, seen)
     assert not psutil.pid_exists(pids[0])
-    assert load_state(training.folder) is not None
+    assert load_state(training.folder, Silent().say) is not None
 
 
 PARENT = """
@@ -159,7 +159,7 @@ def test_an_orphan_saves_and_ends(plan: TrainMaker, tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     wait_until(lambda: not is_locked(training.folder), 60)
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None and 0 < state.step < 2000
     wait_until(lambda: not psutil.pid_exists(child.pid), 60)
 

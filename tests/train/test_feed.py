@@ -5,15 +5,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from pipeline.artefacts.chain import INDEX_FILE
 from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.records import LatentRecord, TextRecord, read_records, write_records
+from pipeline.errors import RequestError
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.train.feed import Feed
 from pipeline.train.plan import RoundTraining
+from pipeline.train.run import Run
 
 
 def three_texts(folder: Path, training: RoundTraining) -> Path:
@@ -87,3 +90,34 @@ def test_one_of_a_pictures_looks_is_drawn_each_epoch(
     count = sum(shown.values())
     # A fair coin: the standard deviation is half the root of the throws.
     assert abs(shown[True] - count / 2) < 5 * count**0.5 / 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "said"),
+    [
+        ("texts", {"hidden": (1, 77, 48)}, "features a token 48, where this one's UNet takes 32"),
+        ("texts", {"hidden": (1, 77, 32), "pooled": (1, 8)}, "pooled texts True, .* takes False"),
+        ("latents", {"mean": (1, 16, 8, 8), "logvar": (1, 16, 8, 8)}, "latents 16, .* takes 4"),
+    ],
+    ids=("width", "sdxl", "vae"),
+)
+def test_shards_of_another_base_are_refused(
+    plan: Callable[..., tuple],
+    tmp_path: Path,
+    kind: str,
+    tensors: dict[str, tuple[int, ...]],
+    said: str,
+) -> None:
+    recipe, training = plan("misfit")
+    folder, file = tmp_path / "other", "0.safetensors"
+    folder.mkdir()
+    save_file({name: torch.zeros(shape).half() for name, shape in tensors.items()}, folder / file)
+    record = LatentRecord if kind == "latents" else TextRecord
+    rows = read_records(getattr(training, kind) / INDEX_FILE, record)
+    write_records(
+        folder / INDEX_FILE, [r.model_copy(update={"shard": file, "row": 0}) for r in rows]
+    )
+    outputs = [folder / file, folder / INDEX_FILE]
+    write_receipt(folder, "cache", "other", inputs={}, outputs=outputs)
+    with pytest.raises(RequestError, match=f"{folder} were made for another base: .*{said}"):
+        Run(recipe, replace(training, **{kind: folder}))

@@ -26,7 +26,7 @@ from pipeline.train.naming import kohya_names
 from pipeline.train.objective import noisy, sample_losses, target
 from pipeline.train.plan import Earlier
 from pipeline.train.precision import autocast, judging_precision, mixed_precision, storage_of
-from pipeline.train.storage import store
+from pipeline.train.storage import DTYPES, loaded_in, store
 
 BASE = Path(__file__).parents[2] / "demo" / "base"
 PICTURES = 6
@@ -181,3 +181,18 @@ def test_a_round_learns_on_any_storage(shown: Shown, storage: Storage) -> None:
 
 def gradient(network: Denoiser) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in trainable(network) if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("storage", "mixed"), [("fp16", "fp16"), ("bf16", "bf16"), ("fp8", "fp16"), ("nf4", "bf16")]
+)
+def test_weights_read_in_half_precision_are_stored_alike(storage: Storage, mixed: str) -> None:
+    base = Base(checkpoint=BASE / "tiny.safetensors", config=BASE / "config")
+    half = load_unet(base, dtype=loaded_in(storage, mixed))
+    assert {p.dtype for p in half.parameters()} == {DTYPES[mixed]}
+    whole = load_unet(base)
+    for unet in (half, whole):
+        store(unet, storage, mixed)
+    expected = whole.state_dict()
+    assert half.state_dict().keys() == expected.keys()
+    assert all(tensor.equal(expected[name]) for name, tensor in half.state_dict().items())

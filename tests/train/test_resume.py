@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import re
 import signal
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def test_a_signal_ends_the_step_saves_and_leaves(
     with pytest.raises(expected):
         train_round(recipe, training, Silent())
     assert signal.getsignal(number) is listener
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None and state.step == 3 and len(state.losses) == 3
 
 
@@ -132,7 +133,7 @@ def test_other_settings_are_refused_by_name(
     said = str(caught.value)
     assert "learning_rate 0.001 -> 0.0005; train.batch_size 2 -> 3" in said
     assert "save_every" not in said and "log_every" not in said
-    assert load_state(training.folder) is not None
+    assert load_state(training.folder, Silent().say) is not None
 
 
 def test_forced_it_goes_on_and_the_receipt_says_so(
@@ -161,14 +162,34 @@ def test_forced_to_other_block_rates_moments_stay_with_their_factors(
     half_trained(plan, monkeypatch, "half")
     apart = {"blocks": "OUT02 = 0.5, OUT03 = 0.5, rest = 1"}
     recipe, training = plan("half", lora=apart, training={"force": True})
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None
     run = Run(recipe, training)
-    run.resume()
+    run.resume(Silent().say)
     assert len(run._optimizer.param_groups) == 2 and run._order != state.order
     for number, name in enumerate(state.order):
         kept = run._optimizer.state[run.parameters[name]]["exp_avg"]
         assert kept.equal(state.optimizer["state"][number]["exp_avg"])
+
+
+def test_a_moving_average_that_is_forced_begins_at_the_resumed_factors(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_trained(plan, monkeypatch, "half")
+    run = Run(*plan("half", train={"ema_decay": 0.9}, training={"force": True}))
+    run.resume(Silent().say)
+    state = load_state(run.training.folder, Silent().say)
+    assert state is not None
+    with run.judged():
+        for name, value in run.parameters.items():
+            assert value.equal(state.parameters[name])
+
+
+def test_rounds_of_other_precisions_follow_one_another_in_one_process(plan: TrainMaker) -> None:
+    for precision in ("float32", "bf16", "float32"):
+        asked = plan(precision, steps=1, train={"precision": precision, "process": "shared"})
+        run = Run(*asked)
+        assert run.accelerator.mixed_precision == {"float32": "no"}.get(precision, precision)
 
 
 def test_a_lora_of_another_rank_cannot_be_forced(
@@ -180,8 +201,25 @@ def test_a_lora_of_another_rank_cannot_be_forced(
         train_round(recipe, training, Silent())
 
 
+def zeroed(path: Path) -> None:
+    """A block of the weights, as a disk loses one: torch alone would not notice."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 512] = bytes(512)
+    path.write_bytes(content)
+
+
+def shortened(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def of_another_kind(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"step": 6}))
+
+
+@pytest.mark.parametrize("damage", [zeroed, shortened, of_another_kind])
 def test_the_last_points_are_kept_and_a_damaged_one_is_passed_over(
-    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
     recipe, training = plan("kept", train={"save_every": 2, "save_last": 2})
     before_step(monkeypatch, 7, cut)
@@ -189,10 +227,17 @@ def test_the_last_points_are_kept_and_a_damaged_one_is_passed_over(
         train_round(recipe, training, Silent())
     names = sorted(p.name for p in training.folder.glob("state-*"))
     assert names == ["state-00000004.pt", "state-00000006.pt"]
-    newest = training.folder / names[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
-    state = load_state(training.folder)
+    said: list[str] = []
+    damage(training.folder / names[1])
+    state = load_state(training.folder, said.append)
     assert state is not None and state.step == 4
+    assert len(said) == 1 and f"{names[1]} is damaged (" in said[0]
+    damage(training.folder / names[0])
+    with pytest.raises(UrushiError, match=r"No resume point in .*kept is whole\. Delete state-"):
+        train_round(recipe, training, Silent())
+    for name in names:
+        (training.folder / name).unlink()
+    assert train_round(recipe, training, Silent()).summary["steps"] == 8
 
 
 def test_minutes_save_too(plan: TrainMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +246,7 @@ def test_minutes_save_too(plan: TrainMaker, monkeypatch: pytest.MonkeyPatch) -> 
     before_step(monkeypatch, 5, cut)
     with pytest.raises(PowerCut):
         train_round(recipe, training, Silent())
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None and state.step == 4
 
 
@@ -215,12 +260,26 @@ def test_a_full_disk_leaves_the_point_before(
     with pytest.raises(DiskFullError, match="state-00000006") as caught:
         train_round(recipe, training, Silent())
     assert caught.value.exit_code == 3
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None and state.step == 3
     train_round(recipe, training, Silent())
     calm = plan("calm", train={"save_every": 3})
     train_round(*calm, Silent())
     assert lora_of(training) == lora_of(calm[1])
+
+
+def test_a_full_disk_under_the_lora_leaves_the_points(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = plan("late", train={"save_every": 3})
+    part = training.folder / f".{LORA}.{os.getpid()}{files.TEMPORARY}"
+    before_step(monkeypatch, 7, lambda run: part.symlink_to("/dev/full"))
+    with pytest.raises(DiskFullError, match=LORA):
+        train_round(recipe, training, Silent())
+    assert not (training.folder / LORA).exists()
+    state = load_state(training.folder, Silent().say)
+    assert state is not None and state.step == 6
+    assert train_round(recipe, training, Silent()).summary["steps"] == 8
 
 
 def test_a_place_that_forbids_writing_is_told(plan: TrainMaker) -> None:
@@ -248,7 +307,7 @@ def test_a_loss_that_is_not_finite_overwrites_nothing(
     with pytest.raises(UrushiError, match=r"The loss is nan at step 3.*learning_rate") as caught:
         train_round(recipe, training, Silent())
     assert caught.value.exit_code == 1
-    state = load_state(training.folder)
+    state = load_state(training.folder, Silent().say)
     assert state is not None and state.step == 2
     assert all(bool(value.isfinite().all()) for value in state.parameters.values())
 

@@ -102,12 +102,16 @@ def test_too_little_memory_names_the_switches_that_are_left() -> None:
     said = str(caught.value)
     assert "gradient_checkpointing = true" in said and 'optimizer = "adamw8bit"' in said
     assert "batch_size = 2 with accumulation = 4" in said
-    spared = Train(gradient_checkpointing=True)
+    assert 'storage = "fp8"' in said
+    spared = Train(gradient_checkpointing=True, storage="nf4")
     with (
         pytest.raises(UrushiError, match=r"Try, in \[train\]: or a smaller \[lora\]\.rank"),
         enough_memory(spared, "here"),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory.")
+    for refusal in (MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")):
+        with pytest.raises(UrushiError, match="not enough memory"), enough_memory(spared, "here"):
+            raise refusal
     with pytest.raises(RuntimeError, match="another"), enough_memory(spared, "here"):
         raise RuntimeError("another thing")
 
