@@ -17,7 +17,7 @@ from pipeline.models.configurations import SCHEDULER_FILE, configurations
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
 from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe
-from urushi.plan import disk_bytes
+from urushi.plan import disk_bytes, pictures, round_traps
 from urushi.table import size
 from urushi.training_traps import base_traps, regularisation_traps, training_traps
 from urushi.traps import CODES, Known, Trap, build_traps, dataset_traps, picture_traps
@@ -77,6 +77,7 @@ def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
             # Nothing of a further dataset is held out, and its steps are no subject's.
             if not (further and trap.code in ("held-out-few", "step-count")):
                 yield trap
+    yield from round_traps(job.build, {path: pictures(job, each) for path, each in job.datasets})
     needed = disk_bytes(job)
     place = next(p for p in (job.workspace.root, *job.workspace.root.parents) if p.exists())
     free = shutil.disk_usage(place).free

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pipeline.errors import RequestError
 from urushi.options import WORKSPACE, WorkspaceFolder
 
 app = typer.Typer(
@@ -93,12 +94,18 @@ def resize(
 @app.command()
 def extract(
     tuned: Annotated[
-        Path, typer.Argument(metavar="TUNED", help="The trained checkpoint.", show_default=False)
-    ],
-    base: Annotated[
-        Path, typer.Argument(metavar="BASE", help="What it was made from.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="TUNED|BUILD",
+            help="The trained checkpoint; or alone, a build: its name, or its recipe.",
+            show_default=False,
+        ),
     ],
     out: Out,
+    base: Annotated[
+        Path | None,
+        typer.Argument(metavar="BASE", help="What it was made from.", show_default=False),
+    ] = None,
     rank: Rank = None,
     energy: Energy = None,
     sv_ratio: Ratio = None,
@@ -109,18 +116,32 @@ def extract(
     to: Annotated[
         Literal["kohya", "diffusers"], typer.Option(help="Layout of the output.")
     ] = "kohya",
-    dtype: Annotated[Dtype, typer.Option(help="Of the output.")] = "float16",
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Of the output.", show_default="float16; float32 of a build's exact sum"),
+    ] = None,
     as_json: AsJson = False,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Makes the LoRA that turns BASE into TUNED, as near as its ranks allow.
+    """Makes the LoRA that turns BASE into TUNED, as near as its ranks allow; or BUILD's as one.
 
-    SD 1.5 and SDXL, single files and folders. --conv-rank 0 leaves 3x3 convolutions out.
+    SD 1.5 and SDXL, single files and folders. --conv-rank 0 leaves 3x3 convolutions out. Of a
+    build, all rounds at their final strengths: exact, or cut to --rank, --energy or --sv-ratio.
     """
     from urushi.lora_tools import Kept, extract_files
 
     kept = Kept(rank, energy, sv_ratio, conv_rank)
-    extract_files(tuned, base, out, kept, networks, to, dtype, as_json, workspace)
+    if base is not None:
+        extract_files(tuned, base, out, kept, networks, to, dtype or "float16", as_json, workspace)
+        return
+    from urushi.lora_chain import extract_chain
+
+    if (networks, to) != ("unet,te", "kohya"):
+        raise RequestError(
+            "A build's LoRA has all its layers, in kohya's layout: leave --networks and --to away. "
+            "`urushi lora convert` respells it."
+        )
+    extract_chain(str(tuned), out, kept, dtype, as_json, workspace)
 
 
 @app.command()

@@ -55,7 +55,7 @@ def print_info(lora: Path, as_json: bool, workspace: Path) -> None:
     known = Remembered(workspace, [lora])
     found = info(lora, identities=known)
     known.keep({lora: found.blake3})
-    print(_json(found) if as_json else render_info(found))
+    print(as_text(found) if as_json else render_info(found))
 
 
 def resize_file(
@@ -74,7 +74,7 @@ def resize_file(
             identities=known,
         )
     known.keep({lora: report.lora})
-    print(_json(report) if as_json else render_resize(report))
+    print(as_text(report) if as_json else render_resize(report))
 
 
 def extract_files(
@@ -104,7 +104,7 @@ def extract_files(
             identities=known,
         )
     known.keep({tuned: report.tuned, base: report.base})
-    print(_json(report) if as_json else render_extract(report))
+    print(as_text(report) if as_json else render_extract(report))
 
 
 def concat_files(
@@ -176,7 +176,8 @@ def render_resize(report: ResizeReport) -> str:
     return "\n".join(
         [
             f"{report.out}: {size(report.size)}, {len(report.layers)} modules",
-            f"{report.share:.2%} of the norm kept; {_ranks(report.layers)}.",
+            f"{report.share:.2%} of the norm kept, {report.share**2:.2%} of the energy; "
+            f"{_ranks(report.layers)}.",
             *_worst(report.layers),
         ]
     )
@@ -237,5 +238,6 @@ def _short(value: str, most: int = 100) -> str:
     return value if len(value) <= most else f"{value[:most]}…"
 
 
-def _json(record: Any) -> str:
+def as_text(record: Any) -> str:
+    """A report for a program."""
     return json.dumps(asdict(record), indent=1, default=str, ensure_ascii=False)

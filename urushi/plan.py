@@ -23,7 +23,9 @@ from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
 from urushi.lora_size import lora_bytes
 from urushi.plan_hours import time_lines
 from urushi.plan_memory import memory_lines
+from urushi.short_rounds import short_rounds
 from urushi.table import duration, size, table
+from urushi.traps import Trap
 
 LATENT_FACTOR = 8
 """Pixels a latent's side, Stable Diffusion's."""
@@ -83,7 +85,7 @@ def _steps(
         return law.steps
     if law.epochs is None or count.count is None:
         return None
-    trained = max(0, count.count - recipe.rounds.kept_back(count.count))
+    trained = trained_on(recipe, count) or 0
     if law.dataset == recipe.dataset.recipe:
         trained *= recipe.dataset.repeats
     shown = [trained]
@@ -92,14 +94,31 @@ def _steps(
             return None
         if dataset.recipe != law.dataset:
             shown.append(pictures.count * dataset.repeats)
-    batches = law.epochs * sum(-(-each // recipe.train.batch_size) for each in shown)
-    return -(-batches // recipe.train.accumulation)
+    batches = law.epochs * sum(-(-each // law.train.batch_size) for each in shown)
+    return -(-batches // law.train.accumulation)
+
+
+def trained_on(recipe: BuildRecipe, count: Pictures) -> int | None:
+    """How many of a dataset's pictures are not held out; None where nobody counted them."""
+    if count.count is None:
+        return None
+    return max(0, count.count - recipe.rounds.kept_back(count.count))
+
+
+def round_traps(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[Trap]:
+    """Traps in how long the rounds are."""
+    trained = [trained_on(recipe, counts[law.dataset]) for law in recipe.law()]
+    return short_rounds(recipe, _each_steps(recipe, counts), trained)
+
+
+def _each_steps(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> list[int | None]:
+    further = [counts[dataset.recipe] for dataset in recipe.datasets]
+    return [_steps(recipe, law, counts[law.dataset], further) for law in recipe.law()]
 
 
 def _all_steps(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> int | None:
     """Of all rounds; None where one's are not known."""
-    further = [counts[dataset.recipe] for dataset in recipe.datasets]
-    each = [_steps(recipe, law, counts[law.dataset], further) for law in recipe.law()]
+    each = _each_steps(recipe, counts)
     return None if None in each else sum(number for number in each if number is not None)
 
 
@@ -119,6 +138,9 @@ def print_plan(recipe: Path, workspace: Path) -> None:
         return
     print("Rounds")
     print(_rounds(job.build, job, counts))
+    for trap in round_traps(job.build, counts):
+        if trap.code not in job.build.silence:
+            print(f"  warning [{trap.code}]: {trap.text}")
     print("Disk")
     for line in _disk_lines(job.build, counts):
         print(f"  {line}")

@@ -23,9 +23,11 @@ class Trap(NamedTuple):
 CODES = (
     *("ratings", "contact", "request-rate", "query-tags", "artist-category", "no-score-words"),
     *("bucket-step", "configurations", "conv-rank", "alpha-above-rank", "alpha-few-pictures"),
-    *("epochs-and-steps", "fading-rate", "gate-always", "preview-size", "few-pictures"),
-    *("step-count", "held-out-few", "small-pictures", "shared-words", "score-scheme", "disk"),
+    *("epochs-and-steps", "fading-rate", "short-rounds", "gate-always", "preview-size"),
+    *("few-pictures", "step-count", "held-out-few", "small-pictures", "shared-words"),
     *(
+        "score-scheme",
+        "disk",
         "alike",
         "found-rate",
         "found-rate-blocks",

@@ -12,6 +12,7 @@ from pipeline.errors import RequestError
 from pipeline.models.inspect import BaseFacts
 from pipeline.recipe import load_build, load_dataset
 from urushi.check import print_check
+from urushi.plan import Pictures, round_traps
 from urushi.regularisation import looked_at
 from urushi.training_traps import base_traps, regularisation_traps, training_traps
 from urushi.traps import CODES, Known, build_traps, dataset_traps, picture_traps
@@ -209,6 +210,29 @@ def test_an_animagine_base_with_low_cuts(
     codes = [trap.code for trap in traps]
     TOLD.update(codes)
     assert codes == (["score-scheme"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "count", "said"),
+    [
+        ("count = 2\nsteps = [199, 200]", 400, "Round 1 has 199 steps (2.1 passes over"),
+        ("count = 3\nsteps = [50, 300, 60]", 400, "Rounds 1, 3 have 50 steps (0.53 passes"),
+        ("count = 2\nepochs = [2]", 400, "Rounds 1, 2 have 190 steps (2 passes"),
+        ("count = 2\nepochs = [3]", 400, None),
+        ("count = 1\nsteps = [50]", 400, None),
+        ("count = 4\nsteps = [150]", 10, None),
+        ("count = 4\nsteps = [150]", None, None),
+    ],
+)
+def test_rounds_too_short_to_flatten(
+    write_recipe: WriteRecipe, lines: str, count: int | None, said: str | None
+) -> None:
+    """Batches of 4; of 400 pictures 380 are trained on, of 10 there are 6."""
+    recipe = load_build(write_recipe(f"[train]\nbatch_size = 4\n[rounds]\n{lines}\n"))
+    found = list(round_traps(recipe, {recipe.dataset.recipe: Pictures(count, True, None)}))
+    TOLD.update(trap.code for trap in found)
+    assert len(found) == (said is not None)
+    assert said is None or found[0].text.startswith(said)
 
 
 PRODIGY = '[train]\noptimizer = "prodigy"\n[rounds]\nlearning_rate = 1.0\n'
