@@ -1,28 +1,27 @@
 """`urushi deploy RECIPE` and `urushi serve RECIPE`: a recipe as a deployment, with a schedule.
 
-deploy writes it for the worker of `urushi up`; serve runs it in this process until Ctrl-C.
+deploy writes it for the worker of `urushi up`; serve is both in one.
 """
 
-import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from flows.address import connect, known
+from flows.address import connect
 from flows.generations import LEAST_NEW, ROUNDS
-from flows.server import start
 from flows.settings import prepare
 from flows.tags import TAG, host_tag
+from flows.up import PORT, up
 from pipeline.artefacts.job import load_job
 from pipeline.artefacts.runs import run_root
 from pipeline.errors import RequestError
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.deployments.runner import RunnerDeployment
 
 Kind = Literal["data", "build", "refresh"]
@@ -41,6 +40,8 @@ class Wish:
     timezone: str = "UTC"
     notify: tuple[str, ...] = ()
     """Prefect blocks that are told, as TYPE/NAME."""
+    pool: str | None = None
+    """Another work pool than that of `urushi up`: containers, say, which see the same paths."""
 
 
 @dataclass(frozen=True)
@@ -67,46 +68,51 @@ def deploy(wish: Wish, *, now: bool = False) -> Deployed:
     from flows.pool import CPU, GPU, POOL, connected, ensure_pool
 
     with connected() as client:
-        ensure_pool(client)
         made = _deployment(wish, kind, name)
-        made.work_pool_name = POOL
-        made.work_queue_name = CPU if kind == "data" else GPU
-        # This Python, whatever PATH the worker has; and no look for requirements to install.
-        made.job_variables = {"command": f"{shlex.quote(sys.executable)} -m prefect.engine"}
+        if wish.pool is None:
+            ensure_pool(client)
+            made.work_pool_name = POOL
+            made.work_queue_name = CPU if kind == "data" else GPU
+            # This Python, whatever PATH the worker has; and no look for requirements to install.
+            made.job_variables = {"command": f"{shlex.quote(sys.executable)} -m prefect.engine"}
+            _compare(wish.workspace, made.job_variables).apply()
+        else:
+            _require_pool(client, wish.pool)
+            made.work_pool_name = wish.pool
+            # Where its runs live no doctor of this machine can see.
+            made.tags = [TAG]
         identity: Any = made.apply()
-        _compare(wish.workspace, made.job_variables).apply()
         run = client.create_flow_run_from_deployment(identity) if now else None
     return Deployed(f"{kind}/{name}", api, str(run.id) if run else None)
 
 
-def serve(wish: Wish, say: Callable[[str], None]) -> None:
-    """Runs the deployment's runs in this process until Ctrl-C; starts a server where none is.
+def _require_pool(client: "SyncPrefectClient", name: str) -> None:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        raise RequestError(
+            f"There is no work pool {name}. `prefect work-pool create {name} --type …` makes it; "
+            "packaging/ has templates for Docker and Kubernetes."
+        ) from None
+
+
+def serve(wish: Wish, say: Callable[[str], None], port: int = PORT) -> None:
+    """`urushi up` with `wish` deployed; until SIGINT or SIGTERM.
 
     Raises:
-        RecipeError, RequestError: the recipe or the schedule.
+        RecipeError, RequestError: the recipe, the schedule or the port.
+        BusyError: `urushi up` runs for this workspace already.
+        UrushiError: the server does not start.
     """
     kind, name = _checked(wish)
-    home = prepare(wish.workspace, standing=True)
-    with _some_server(wish.workspace, home) as api:
-        say(f"{kind}/{name} is served; {api.removesuffix('/api')} shows it. Ctrl-C ends it.")
-        import prefect
 
-        prefect.serve(_deployment(wish, kind, name), limit=1, print_starting_message=False)
+    def ready() -> None:
+        deploy(wish)
+        say(f"{kind}/{name} is served. Ctrl-C ends it.")
 
-
-@contextmanager
-def _some_server(workspace: Path, home: Path) -> Iterator[str]:
-    if os.environ.get("PREFECT_API_URL") or known(workspace):
-        yield connect(workspace)
-        return
-    server = start(home, standing=True)
-    try:
-        server.wait()
-        os.environ["PREFECT_API_URL"] = server.address
-        yield server.address
-    finally:
-        os.environ.pop("PREFECT_API_URL", None)
-        server.end()
+    up(wish.workspace, say, port, ready=ready)
 
 
 def _checked(wish: Wish) -> tuple[Kind, str]:

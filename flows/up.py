@@ -31,12 +31,20 @@ AGAIN_SECONDS = 5.0
 """Between an unexpected end and the next start."""
 
 
-def up(workspace: Path, say: Callable[[str], None], port: int = PORT, *, work: bool = True) -> None:
+def up(
+    workspace: Path,
+    say: Callable[[str], None],
+    port: int = PORT,
+    *,
+    work: bool = True,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     """Runs until SIGINT or SIGTERM.
 
     Args:
         say: gets a line for whatever a person should know.
         work: whether to run a worker; without, only the server and the doctor.
+        ready: called once the server answers; what it raises ends all of it.
 
     Raises:
         BusyError: `urushi up` runs for this workspace already.
@@ -52,7 +60,7 @@ def up(workspace: Path, say: Callable[[str], None], port: int = PORT, *, work: b
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with held(home / UP_LOCK):
-            _Household(workspace, home, port, work, _logged(home / LOG, say)).keep(stop)
+            _Household(workspace, home, port, work, _logged(home / LOG, say)).keep(stop, ready)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -82,9 +90,10 @@ class _Household:
         self._worker: worker.Worker | None = None
         self._due: dict[str, float] = {}
 
-    def keep(self, stop: threading.Event) -> None:
+    def keep(self, stop: threading.Event, ready: Callable[[], None]) -> None:
         with self._standing():
             self._tell(f"Ready: {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
+            ready()
             while not stop.wait(LOOK_SECONDS):
                 self._again("server", self._keep_server)
                 self._again("doctor", self._examine)

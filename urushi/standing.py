@@ -34,10 +34,19 @@ Notify = Annotated[
         show_default=False,
     ),
 ]
+Port = Annotated[int, typer.Option(help="The loopback port of the server and its UI.")]
+Pool = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POOL",
+        help="Another work pool than that of `urushi up`, such as one for containers.",
+        show_default=False,
+    ),
+]
 
 
 def up(
-    port: Annotated[int, typer.Option(help="The loopback port of the server and its UI.")] = 4200,
+    port: Port = 4200,
     worker: Annotated[
         bool, typer.Option("--worker/--no-worker", help="Run scheduled runs here.")
     ] = True,
@@ -60,6 +69,7 @@ def deploy(
     timezone: Timezone = "UTC",
     flow: Flow = None,
     notify: Notify = None,
+    pool: Pool = None,
     now: Annotated[bool, typer.Option("--now", help="Also start a run at once.")] = False,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
@@ -71,7 +81,8 @@ def deploy(
     from flows.deploy import Wish
     from flows.deploy import deploy as write
 
-    made = write(Wish(recipe, workspace, flow, cron, timezone, tuple(notify or ())), now=now)
+    wish = Wish(recipe, workspace, flow, cron, timezone, tuple(notify or ()), pool)
+    made = write(wish, now=now)
     print(f"deployment  {made.name}")
     print(f"interface   {made.api.removesuffix('/api')}/deployments")
     if made.run is not None:
@@ -86,14 +97,18 @@ def serve(
     timezone: Timezone = "UTC",
     flow: Flow = None,
     notify: Notify = None,
+    port: Port = 4200,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """The quick start: a recipe's scheduled runs in this process."""
+    """The quick start: `up` and `deploy` in one, until Ctrl-C.
+
+    The deployment stays; `urushi up` goes on with it.
+    """
     _require_prefect()
     from flows.deploy import Wish
     from flows.deploy import serve as run
 
-    run(Wish(recipe, workspace, flow, cron, timezone, tuple(notify or ())), _say)
+    run(Wish(recipe, workspace, flow, cron, timezone, tuple(notify or ())), _say, port)
 
 
 def doctor(workspace: WorkspaceFolder = WORKSPACE) -> None:

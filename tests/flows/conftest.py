@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -122,11 +123,18 @@ class Standing:
         self.process = subprocess.Popen(
             command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self.until(
-            lambda: (self.home / "up.json").exists() or self.process.poll() is not None, seconds
-        )
+        pid = self.process.pid
+        self.until(lambda: self.address(pid) or self.process.poll() is not None, seconds)
         assert self.process.poll() is None, self.log[-3000:]
-        self.api = json.loads((self.home / "up.json").read_text())["api"]
+        self.api = self.address(pid)
+
+    def address(self, pid: int) -> str:
+        """The API of the server that process `pid` started; empty while it is not ready."""
+        try:
+            found = json.loads((self.home / "up.json").read_text())
+        except FileNotFoundError:
+            return ""
+        return str(found["api"]) if found["pid"] == pid else ""
 
     @staticmethod
     def until(true: Callable[[], Any], seconds: float) -> None:
@@ -142,6 +150,18 @@ class Standing:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(200)
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works for this workspace's Prefect, found by what it was started with:
+        the environment goes from parent to child."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("PREFECT_HOME") == str(self.home):
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
 
     def urushi(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         """A verb on this workspace; it must succeed."""
