@@ -230,7 +230,8 @@ def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int,
     factor, features = _latent_and_text(recipe)
     latents = total * area // factor**2 * LATENT_BYTES
     resized = 3 * total * area if recipe.resize.keep else 0
-    return resized, latents, (total + 1) * TEXT_BYTES * features
+    texts = (total + 1) * TEXT_BYTES * features if recipe.caches_text else 0
+    return resized, latents, texts
 
 
 def _checkpoints(recipe: BuildRecipe) -> int:

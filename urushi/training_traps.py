@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.models.inspect import BaseFacts
 from pipeline.recipe import BuildRecipe, DatasetRecipe
 from pipeline.recipe.optimizers import averages, finds_its_rate
+from pipeline.recipe.train import Train
 from urushi.traps import Known, Trap
 
 SDXL_LEAST = 768
@@ -27,6 +28,14 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
                 "Set [rounds].learning_rate = 1.0 and decay = 1.0.",
             )
         yield from _block_rates(recipe)
+    apart = [law.train for law in rounds if law.train.rates_apart]
+    if apart and finds_its_rate(apart[0].optimizer):
+        yield Trap(
+            "found-rate-text",
+            f"[train].text_encoder_rate is {_said(apart[0])} of the UNet's, and [train].optimizer "
+            f"{apart[0].optimizer} finds one step size for everything that it trains: the round "
+            "will be refused. Use 1 or 0, or another optimizer.",
+        )
     if averages(train.optimizer) and not train.scheduler.startswith("constant"):
         yield Trap(
             "averaged-schedule",
@@ -50,6 +59,11 @@ def _block_rates(recipe: BuildRecipe) -> Iterator[Trap]:
             "rates apart, and one share for all only scales the estimate. Use 0 and 1 alone, or "
             "another optimizer.",
         )
+
+
+def _said(train: Train) -> str:
+    one, other = train.encoder_rates
+    return f"{one:g}" if one == other else f"{one:g} and {other:g}"
 
 
 def regularisation_traps(dataset: DatasetRecipe, known: Known) -> Iterator[Trap]:

@@ -31,6 +31,7 @@ CODES = (
         "alike",
         "found-rate",
         "found-rate-blocks",
+        "found-rate-text",
         "averaged-schedule",
         "sdxl-small",
         "prediction-type",

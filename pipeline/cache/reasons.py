@@ -31,6 +31,9 @@ def reasons(job: Job, dataset: DatasetRecipe) -> Iterator[str]:
         ("latents", places.latents, places.latents_fingerprint, latent_inputs),
         ("text", places.text, places.text_fingerprint, text_inputs),
     ):
+        if kind == "text" and not job.recipe.caches_text:
+            yield "text: not cached, as the text encoders learn from round 1 on"
+            continue
         if done(place, fingerprint) is not None:
             yield f"{kind}: made, nothing is stale"
             continue

@@ -3,7 +3,8 @@
     urushi cache RECIPE
 
 Latents are the VAE's posteriors, unscaled; texts the text encoders' hidden states, with those of
-the empty caption under md5 "". What is finished loads no model.
+the empty caption under md5 "". What is finished loads no model. Texts are not cached for a build
+whose text encoders learn from its first round on: it encodes captions as it trains.
 """
 
 from collections.abc import Sequence
@@ -74,23 +75,29 @@ def run(job: Job, progress: Progress) -> Outcome:
     for _, dataset in job.datasets:
         caching = _Caching(job, dataset, cache_folders(job, dataset), progress)
         latents, text = caching.latents_done(), caching.text_done()
-        if latents is None or text is None:
+        wants_text = job.recipe.caches_text
+        if latents is None or (text is None and wants_text):
             already = False
             with locked(job.dataset_folder(dataset).root):
                 latents = caching.latents_done() or _make_latents(caching)
-                text = caching.text_done() or _make_text(caching)
+                if wants_text:
+                    text = caching.text_done() or _make_text(caching)
                 prune(
                     job.dataset_folder(dataset),
                     job.recipe.cache.keep,
                     {caching.folders.latents, caching.folders.text},
                     progress,
                 )
-            _report(caching, latents, text)
-        lines.append(
+            _report(caching, latents, text if wants_text else None)
+        line = (
             f"{dataset.name}: {latents.summary['latents']} latents in "
-            f"{latents.summary['shards']} shards, {text.summary['text']} texts in "
-            f"{text.summary['shards']}"
+            f"{latents.summary['shards']} shards"
         )
+        if text is not None and wants_text:
+            line += f", {text.summary['text']} texts in {text.summary['shards']}"
+        else:
+            line += ", no texts: they are encoded as the text encoders learn"
+        lines.append(line)
     return Outcome("cache", already, "; ".join(lines))
 
 
@@ -179,11 +186,13 @@ def _text_record(item: Text, shard: str, row: int) -> TextRecord:
     return TextRecord(md5=item.md5, shard=shard, row=row, variant=item.variant)
 
 
-def _report(caching: _Caching, latents: Receipt, text: Receipt) -> None:
+def _report(caching: _Caching, latents: Receipt, text: Receipt | None) -> None:
     """Says what a person should know: what failed, what has no partner, what is cut."""
     name, folders, say = caching.dataset.name, caching.folders, caching.progress.say
     if failures := latents.summary["failures"]:
         say(f"{name}: {failures} pictures failed: {folders.latents / chain.FAILURES_FILE}")
+    if text is None:
+        return
     if failures := text.summary["failures"]:
         say(f"{name}: {failures} captions failed: {folders.text / chain.FAILURES_FILE}")
     if cut := text.summary.get(OVERLONG, 0):

@@ -42,7 +42,7 @@ class Reader:
         return int(self.encoder.config.max_position_embeddings)
 
     def tokens(self, captions: Sequence[str], chunks: int = 1) -> Tensor:
-        """(N, 77 x chunks) int64 on the encoder's device, padded to the full length, cut there."""
+        """(N, 77 x chunks) int64 on the CPU, padded to the full length, cut there."""
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         pad, inside = self.tokenizer.pad_token_id, self.length - 2
         found = self.tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
@@ -53,7 +53,7 @@ class Reader:
                 part = caption[chunk * inside : (chunk + 1) * inside]
                 row += [start, *part, end, *[pad] * (inside - len(part))]
             rows.append(row)
-        return torch.tensor(rows, dtype=torch.int64, device=self.encoder.device)
+        return torch.tensor(rows, dtype=torch.int64)
 
     def lengths(self, captions: Sequence[str]) -> list[int]:
         """Tokens of each caption, uncut, without start and end."""
@@ -87,6 +87,16 @@ class TextStack:
         return int(self.readers[-1].encoder.config.projection_dim) if self._two else None
 
     @property
+    def depths(self) -> tuple[int, ...]:
+        """How many layers of each encoder what it gives depends on: the pooled output is its last
+        layer's."""
+        skipped = (1, 0) if self._two else (self.clip_skip - 1,)
+        return tuple(
+            int(reader.encoder.config.num_hidden_layers) - layers
+            for reader, layers in zip(self.readers, skipped, strict=True)
+        )
+
+    @property
     def _two(self) -> bool:
         return len(self.readers) > 1
 
@@ -106,12 +116,19 @@ class TextStack:
                 torch.zeros(0, self.length, self.width, device=device),
                 None if pooled is None else torch.zeros(0, pooled, device=device),
             )
-        return self.forward([reader.tokens(captions, self.chunks) for reader in self.readers])
+        return self.forward(self.tokens(captions))
 
-    def forward(self, tokens: Sequence[Tensor]) -> Encoding:
-        """As `encode`, from each reader's tokens, (N, 77 x chunks) int64; gradients flow."""
-        count, length = tokens[0].shape[0], self.readers[0].length
-        chunks = [ids.reshape(-1, length) for ids in tokens]
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """(N, encoders, 77 x chunks) int64 on the CPU: what `forward` reads."""
+        return torch.stack([reader.tokens(captions, self.chunks) for reader in self.readers], 1)
+
+    def forward(self, tokens: Tensor) -> Encoding:
+        """As `encode`, from `tokens` of captions; gradients flow."""
+        count, length = tokens.shape[0], self.readers[0].length
+        chunks = [
+            ids.reshape(-1, length).to(reader.encoder.device)
+            for reader, ids in zip(self.readers, tokens.unbind(1), strict=True)
+        ]
         if not self._two:
             hidden = self._read_one(chunks[0])
             return Encoding(hidden.reshape(count, -1, hidden.shape[-1]).float(), None)

@@ -36,12 +36,13 @@ def _receipts(job: Job, dataset: DatasetRecipe) -> list[tuple[str, Receipt | Non
     if images is None:
         return []
     places = cache_folders(job, dataset)
+    texts = done(places.text, places.text_fingerprint) if job.recipe.caches_text else None
     return [
         ("download", images),
         ("caption", done(places.captions, places.captions_fingerprint)),
         ("resize", done(places.resized, places.resized_fingerprint)),
         ("cache", done(places.latents, places.latents_fingerprint)),
-        ("cache", done(places.text, places.text_fingerprint)),
+        ("cache", texts),
     ]
 
 

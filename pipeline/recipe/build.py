@@ -71,9 +71,15 @@ class BuildRecipe(Section):
             raise ValueError("[rounds] needs epochs or steps")
         return self
 
+    @property
+    def caches_text(self) -> bool:
+        """Whether any round is shown what the origin's text encoders give: they are all live from
+        the first on whose encoders learn."""
+        return not self.law()[0].live
+
     def law(self) -> tuple[RoundLaw, ...]:
         """Every round in order: the law's, then those appended by hand."""
-        rounds = self.rounds
+        rounds, live = self.rounds, False
         laws = []
         for index in range(rounds.count + len(self.round)):
             by_hand = self.round[index - rounds.count] if index >= rounds.count else Round()
@@ -85,6 +91,8 @@ class BuildRecipe(Section):
                     epochs = rounds.epochs[min(index, len(rounds.epochs) - 1)]
             elif steps is not None:
                 epochs = None
+            train = self._train(by_hand)
+            live = live or train.trains_text
             laws.append(
                 RoundLaw(
                     number=index + 1,
@@ -94,7 +102,8 @@ class BuildRecipe(Section):
                     epochs=epochs,
                     steps=steps,
                     strength=_strength(rounds, by_hand, index),
-                    train=self._train(by_hand),
+                    train=train,
+                    live=live,
                 )
             )
         return tuple(laws)

@@ -156,5 +156,8 @@ class RoundLaw:
     """None: searched on held-out loss."""
     train: Train
     """[train] with what this round overrides."""
+    live: bool = False
+    """Whether captions are encoded as it goes, not cached: its text encoders learn, or those of a
+    round before it did, so that it starts from others than the origin's."""
     redone: int = 0
     """How often a person had the round done again, each time with another seed."""

@@ -10,6 +10,7 @@ from pipeline.recipe.running import Running
 from pipeline.recipe.section import Positive
 
 Storage = Literal["float32", "fp16", "bf16", "fp8", "int8", "nf4"]
+Share = Annotated[float, Field(ge=0, le=10)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Argument = bool | int | float | str | tuple[float, ...]
 Scheduler = Literal[
@@ -42,6 +43,10 @@ class Train(Objective, Running):
     """Times that cosine_with_restarts falls within a round."""
     power: Positive = 1.0
     """Exponent of polynomial: 1 falls in a line, 2 faster at first."""
+    text_encoder_rate: Share | tuple[Share, Share] = 0.0
+    """The text encoders' learning rate as a share of the round's, for a LoRA that covers them too:
+    0.5 is usual. Two numbers are of SDXL's first and second encoder. 0: it stays as it is; where
+    none learns, what they give is cached, and training needs none of them in memory."""
     max_grad_norm: Positive = 1.0
     caption_dropout: float = Field(0.05, ge=0, lt=1)
     """Share of samples trained with the empty caption, which guidance needs."""
@@ -68,6 +73,22 @@ class Train(Objective, Running):
         """Whether its class must be looked at to know that it can do what is asked."""
         given = self.betas is not None or self.weight_decay is not None
         return "." in self.optimizer or given or bool(self.optimizer_args)
+
+    @property
+    def encoder_rates(self) -> tuple[float, float]:
+        """Of the first and the second text encoder, as shares of the round's rate."""
+        rates = self.text_encoder_rate
+        return rates if isinstance(rates, tuple) else (rates, rates)
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether a text encoder learns."""
+        return any(self.encoder_rates)
+
+    @property
+    def rates_apart(self) -> bool:
+        """Whether a text encoder learns at another rate than the UNet."""
+        return any(rate not in (0, 1) for rate in self.encoder_rates)
 
     @property
     def earlier_beside(self) -> bool:

@@ -20,7 +20,7 @@ def anchor_of(job: Job) -> Pictures | None:
     drawn = draw_anchor(
         dataset.name,
         folders.latents_fingerprint,
-        usable(folders.latents, folders.text),
+        usable(job, folders),
         rounds.anchor_pictures,
         rounds.held_out_timesteps,
         job.recipe.seed,

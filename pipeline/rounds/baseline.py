@@ -63,7 +63,7 @@ def run_baseline(job: Job, progress: Progress) -> Outcome:
     single, alone = weigh(job, seen, files, progress)
     links = final_links(job, rounds)
     with progress.bar("rounds", 1, "pass") as bar:
-        held_out = HeldOut(job.recipe, None, [link.lora for link in links])
+        held_out = HeldOut(job.recipe, None, [link.lora for link in links], live=rounds.live)
         together = Jury(held_out, seen, bar).judged([link.strength for link in links])
         bar.advance()
     verdict = judge(

@@ -229,7 +229,8 @@ def _judged(
     split, anchor = seen.split, anchor_of(job)
     # As it was trained: what the base is stored as decides what it may be judged on.
     recipe = job.recipe.model_copy(update={"train": law.train})
-    held_out = HeldOut(recipe, plan.checkpoint, (plan.folder / LORA,), plan.beside)
+    loras = (plan.folder / LORA,)
+    held_out = HeldOut(recipe, plan.checkpoint, loras, plan.beside, live=law.live)
     passes = (6 if wanted is None else 4) + (0 if anchor is None else 2)
     with progress.bar(f"strength {law.number}", passes, "pass") as bar:
         mean = _Mean(held_out, seen, split.chooses, bar)

@@ -15,18 +15,19 @@ from torch import Tensor
 from pipeline.models.load import load_scheduler
 from pipeline.models.places import CacheFolders
 from pipeline.models.scaling import latent_scaling
-from pipeline.models.shards import open_latents, open_texts
+from pipeline.models.shards import open_latents
 from pipeline.recipe import BuildRecipe
 from pipeline.rounds.refit import Quadratic, quadratic
 from pipeline.rounds.split import HeldOutPicture
 from pipeline.train.adapter import set_strength
 from pipeline.train.ahead import moved
-from pipeline.train.conditioning import Conditioning, conditioning
+from pipeline.train.conditioning import Conditioning, Spoken
 from pipeline.train.counted import gaussian
 from pipeline.train.network import load_base
 from pipeline.train.objective import noisy, sample_losses, target
 from pipeline.train.plan import Earlier
 from pipeline.train.precision import autocast, judging_precision, mixed_precision, storage_of
+from pipeline.train.words import open_words
 
 Item = tuple[HeldOutPicture, int]
 """A picture and which of its timesteps."""
@@ -43,7 +44,7 @@ class _Batch:
     noisy: Tensor
     """(B, C, H, W)"""
     timesteps: Tensor
-    told: Conditioning
+    told: Conditioning | Spoken
     wanted: Tensor
     """(B, C, H, W): what the network should say."""
 
@@ -61,8 +62,14 @@ class HeldOut:
         checkpoint: Path | None,
         loras: Sequence[Path],
         beside: Sequence[Earlier] = (),
+        *,
+        live: bool = False,
     ) -> None:
-        """`loras` are judged, on top of `checkpoint` (None: the origin) with `beside` beside it."""
+        """`loras` are judged, on top of `checkpoint` (None: the origin) with `beside` beside it.
+
+        `live`: captions go through the text encoders at each strength; else what those of the
+        origin gave is cached.
+        """
         self._device = PartialState().device
         self._scheduler = load_scheduler(recipe.base)
         self._scaling = latent_scaling(recipe.base)
@@ -70,7 +77,9 @@ class HeldOut:
         storage, self._mixed = storage_of(recipe.train, trained), judging_precision(trained)
         self._names = [f"lora_{number}" for number in range(len(loras))]
         judged = [Earlier(name, lora, 1.0) for name, lora in zip(self._names, loras, strict=True)]
-        network = load_base(recipe.base, checkpoint, (*beside, *judged), storage, self._mixed)
+        network = load_base(
+            recipe.base, checkpoint, (*beside, *judged), storage, self._mixed, live=live
+        )
         self._network = network.to(self._device).eval()
 
     def _set(self, strengths: Sequence[float]) -> None:
@@ -135,7 +144,9 @@ class HeldOut:
         self, cached: CacheFolders, pictures: Sequence[HeldOutPicture]
     ) -> Iterator[_Batch]:
         """Every (picture, timestep), in batches of one bucket each."""
-        latents, texts = open_latents(cached.latents), open_texts(cached.text)
+        text = self._network.text
+        latents = open_latents(cached.latents)
+        words = open_words(cached.text if text is None else cached.captions, text)
         rows = {picture.md5: latents.record(picture.md5) for picture in pictures}
         sizes = {md5: (row.width, row.height) for md5, row in rows.items()}
         for bucket in sorted({sizes[picture.md5] for picture in pictures}):
@@ -150,9 +161,7 @@ class HeldOut:
                 clean = torch.stack(
                     [latents.latent(p.md5)[0].float() * self._scaling for p, _ in group]
                 )
-                told = conditioning(
-                    texts, [(p.md5, 0) for p, _ in group], [rows[p.md5] for p, _ in group]
-                )
+                told = words.told([(p.md5, 0) for p, _ in group], [rows[p.md5] for p, _ in group])
                 noise = torch.stack(
                     [gaussian(tuple(clean.shape[1:]), p.noise_seeds[i]) for p, i in group]
                 )

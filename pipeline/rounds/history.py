@@ -47,6 +47,11 @@ class History:
         return self.laid[-1].links if self.laid else ()
 
     @property
+    def live(self) -> bool:
+        """Whether a text encoder may have learnt in these rounds."""
+        return bool(self.laid) and self.laid[-1].law.live
+
+    @property
     def anchor_origin(self) -> float | None:
         """The origin's anchor loss; None without an anchor set, or before round 1."""
         return self.laid[0].choice.counts.anchor_before if self.laid else None

@@ -4,9 +4,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, INDEX_FILE, images_receipt
+from pipeline.artefacts.chain import (
+    ALIKE_FILE,
+    CAPTIONS_FILE,
+    IMAGES_FILE,
+    INDEX_FILE,
+    images_receipt,
+)
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.records import Alike, ImageRecord, LatentRecord, TextRecord, read_records
+from pipeline.artefacts.records import (
+    Alike,
+    CaptionRecord,
+    ImageRecord,
+    LatentRecord,
+    TextRecord,
+    read_records,
+)
 from pipeline.models.places import CacheFolders, cache_folders
 from pipeline.recipe import RoundLaw
 from pipeline.rounds.groups import grouped
@@ -31,7 +44,7 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
     """
     recipe, dataset = job.recipe, job.dataset_of(law.dataset)
     folders = cache_folders(job, dataset)
-    there = usable(folders.latents, folders.text)
+    there = usable(job, folders)
     rounds = recipe.rounds
     noted = images_receipt(job.dataset_folder(dataset), dataset).outputs[IMAGES_FILE].blake3
     split = _drawn(
@@ -66,9 +79,18 @@ def related(images: Path, noted: str, md5s: tuple[str, ...]) -> tuple[tuple[str,
     return grouped(records, [group.md5s for group in alike], md5s)
 
 
+def usable(job: Job, folders: CacheFolders) -> tuple[str, ...]:
+    """md5s that have a latent and a caption, sorted."""
+    if job.recipe.caches_text:
+        return _shared(folders.latents, folders.text / INDEX_FILE, TextRecord)
+    return _shared(folders.latents, folders.captions / CAPTIONS_FILE, CaptionRecord)
+
+
 @lru_cache(maxsize=8)
-def usable(latents: Path, texts: Path) -> tuple[str, ...]:
-    """md5s that have a latent and a caption, sorted. A folder's name stands for its contents."""
+def _shared(
+    latents: Path, texts: Path, kind: type[TextRecord] | type[CaptionRecord]
+) -> tuple[str, ...]:
+    """A folder's name stands for its contents."""
     first = {r.md5 for r in read_records(latents / INDEX_FILE, LatentRecord)}
-    second = {r.md5 for r in read_records(texts / INDEX_FILE, TextRecord)}
+    second = {r.md5 for r in read_records(texts, kind)}
     return tuple(sorted(first & second))

@@ -80,7 +80,7 @@ def find_rate(job: Job, progress: Progress) -> Outcome:
         plan = _trial(job, first, rate)
         recipe = job.recipe.model_copy(update={"train": first.train})
         train_round(recipe, plan, progress)
-        held_out = HeldOut(recipe, None, (plan.folder / LORA,))
+        held_out = HeldOut(recipe, None, (plan.folder / LORA,), live=first.live)
 
         def mean(strength: float) -> float:
             return float(held_out.losses(seen.folders, seen.split.chooses, (strength,)).mean())

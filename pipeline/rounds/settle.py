@@ -95,6 +95,7 @@ def _fingerprint(job: Job, history: History) -> str:
         else None,
         train=[job.recipe.train.precision, job.recipe.train.storage],
         budget=job.recipe.rounds.anchor_budget,
+        live=history.live,
     )
 
 
@@ -107,7 +108,7 @@ def _seen(job: Job, history: History) -> list[Pictures]:
 def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
     links, anchor = history.links, anchor_of(job)
     start = tuple(link.strength for link in links)
-    held_out = HeldOut(job.recipe, None, [link.lora for link in links])
+    held_out = HeldOut(job.recipe, None, [link.lora for link in links], live=history.live)
     with progress.bar("refit", 2 * (len(links) + 2), "pass") as bar:
         jury = Jury(held_out, _seen(job, history), bar)
         found = refit(jury.choosing_loss, jury.around, start)

@@ -19,6 +19,7 @@ from pipeline.rounds.evaluate import HeldOut, Losses
 from pipeline.rounds.jury import Jury
 from pipeline.rounds.pictures import Pictures
 from pipeline.rounds.refit import refit
+from pipeline.train.beside import covers_text
 
 
 def differences(strengths: Sequence[float]) -> tuple[float, ...]:
@@ -38,7 +39,8 @@ def weigh(
     """Judges the checkpoints (step, file) of one training, in order; the second is the refitted
     one's losses by picture and timestep."""
     count = len(files)
-    held_out = HeldOut(job.recipe, None, [path for _, path in files])
+    loras = [path for _, path in files]
+    held_out = HeldOut(job.recipe, None, loras, live=any(map(covers_text, loras)))
     with progress.bar("checkpoints", 3 * (count + 2), "pass") as bar:
         jury = Jury(held_out, seen, bar, differences)
         losses = [jury.choosing_loss(upto(k, count)) for k in range(1, count + 1)]

@@ -54,6 +54,7 @@ def training(
         "base": [[link.blake3, link.strength] for link in base],
         "latents": seen.folders.latents_fingerprint,
         "texts": seen.folders.text_fingerprint,
+        "live": law.live,
         "pictures": fingerprint(pictures=list(learnt)),
         "lora": recipe.lora.model_dump(mode="json"),
         "train": train,
@@ -82,12 +83,13 @@ def training(
         beside=earlier(base) if law.train.earlier_beside else (),
         pictures=learnt,
         latents=seen.folders.latents,
-        texts=seen.folders.text,
+        texts=seen.folders.captions if law.live else seen.folders.text,
         stop=job.folder.stop,
         force=job.force,
         start=start,
         repeats=repeats,
         further=further,
+        live=law.live,
     )
 
 

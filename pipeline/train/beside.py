@@ -6,7 +6,9 @@ judged before anything is merged, and a part of a LoRA can be taken back (streng
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +20,8 @@ from pipeline.train.naming import kohya_names
 from pipeline.train.plan import Earlier
 from pipeline.train.targets import Target
 
+TEXT = "lora_te"
+"""What kohya's names of text encoders' layers begin with."""
 PARTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
 
 
@@ -70,6 +74,12 @@ def read_beside(earlier: Earlier) -> Beside:
         scale = float(rank) if alpha is None else float(alpha)
         deltas[layer] = Delta(parts["down"], parts["up"], scale)
     return Beside(earlier.name, deltas, earlier.strength)
+
+
+def covers_text(path: Path) -> bool:
+    """Whether a LoRA file of kohya's format changes a text encoder."""
+    with safe_open(path, "pt") as file:
+        return any(key.startswith(TEXT) for key in file.keys())  # noqa: SIM118
 
 
 def taken_back(carried: Carried) -> list[Beside]:

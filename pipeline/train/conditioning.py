@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.artefacts.records import LatentRecord
 from pipeline.models.shards import TextStore
+from pipeline.models.text import TextStack
 
 TextKey = tuple[str, int]
 """A picture's md5 ("" for the empty caption) and which of its texts."""
@@ -34,6 +35,16 @@ class Conditioning:
     """SDXL's; SD 1.5 has none."""
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """Captions of one batch that are still to be encoded: where the text encoders learn."""
+
+    tokens: Tensor
+    """(B, encoders, 77 x chunks) int64."""
+    time_ids: Tensor
+    """(B, 6) float32: pixels of `time_ids`. SD 1.5 does not look at them."""
+
+
 def conditioning(
     texts: TextStore, keys: Sequence[TextKey], pictures: Sequence[LatentRecord]
 ) -> Conditioning:
@@ -42,8 +53,18 @@ def conditioning(
     pooled = [row for row in (texts.pooled(*key) for key in keys) if row is not None]
     if not pooled:
         return Conditioning(hidden, None)
-    sizes = torch.tensor([time_ids(picture) for picture in pictures]).float()
-    return Conditioning(hidden, Added(torch.stack(pooled).float(), sizes))
+    return Conditioning(hidden, Added(torch.stack(pooled).float(), sizes_of(pictures)))
+
+
+def encoded(text: TextStack, spoken: Spoken) -> Conditioning:
+    """What `text` makes of captions now; gradients flow."""
+    hidden, pooled = text.forward(spoken.tokens)
+    return Conditioning(hidden, None if pooled is None else Added(pooled, spoken.time_ids))
+
+
+def sizes_of(pictures: Sequence[LatentRecord]) -> Tensor:
+    """(B, 6) float32: `time_ids` of each."""
+    return torch.tensor([time_ids(picture) for picture in pictures]).float()
 
 
 def time_ids(picture: LatentRecord) -> tuple[int, int, int, int, int, int]:

@@ -13,14 +13,16 @@ from pipeline.artefacts.records import LatentRecord
 from pipeline.errors import RequestError
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.models.scaling import latent_scaling
-from pipeline.models.shards import open_latents, open_texts
+from pipeline.models.shards import open_latents
+from pipeline.models.text import TextStack
 from pipeline.recipe import BuildRecipe
-from pipeline.train.conditioning import Conditioning, conditioning
+from pipeline.train.conditioning import Conditioning, Spoken
 from pipeline.train.counted import gaussian, uniform
 from pipeline.train.noise import Key, drawn_noise, shown_noise
 from pipeline.train.objective import posterior_sample, stratified_timesteps
 from pipeline.train.order import Order, Pool, keyed
 from pipeline.train.plan import RoundTraining
+from pipeline.train.words import open_words
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Inputs:
     perturbed."""
     timesteps: Tensor
     """(B,) int64."""
-    told: Conditioning
+    told: Conditioning | Spoken
     weights: Tensor
     """(B,) float32: what each sample's loss counts."""
 
@@ -44,15 +46,24 @@ class Inputs:
 class Feed:
     """The batches of one round, by step.
 
+    Args:
+        text: the encoders that captions are for; None: texts are cached.
+
     Raises:
         RequestError: no pictures are left to train on.
     """
 
-    def __init__(self, recipe: BuildRecipe, training: RoundTraining, timesteps: int) -> None:
+    def __init__(
+        self,
+        recipe: BuildRecipe,
+        training: RoundTraining,
+        timesteps: int,
+        text: TextStack | None = None,
+    ) -> None:
         self._train, self._training, self._total = recipe.train, training, timesteps
         self._sources = training.sources
         self._latents = [open_latents(source.latents) for source in self._sources]
-        self._texts = [open_texts(source.texts) for source in self._sources]
+        self._texts = [open_words(source.texts, text) for source in self._sources]
         pools = []
         for source, store in zip(self._sources, self._latents, strict=True):
             wanted = set(source.pictures)
@@ -102,7 +113,7 @@ class Feed:
                 uniform(job.seed, job.round, step, "timestep"),
                 self._total,
             ),
-            told=conditioning(words, texts, pictures),
+            told=words.told(texts, pictures),
             weights=torch.full((count,), self._sources[batch.source].weight),
         )
 

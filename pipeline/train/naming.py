@@ -1,16 +1,16 @@
 """What a LoRA file calls the layers of the networks that are trained: kohya's names.
 
-    SD 1.5   lora_unet_down_blocks_1_attentions_0_proj_in
-    SDXL     lora_unet_input_blocks_4_1_proj_in
+    SD 1.5   lora_unet_down_blocks_1_attentions_0_proj_in      lora_te_text_model_encoder_…
+    SDXL     lora_unet_input_blocks_4_1_proj_in                lora_te1_…, lora_te2_…
 
 The only file of this room that imports merge, whose tables of names it reads; no tensors.
 """
 
 from collections.abc import Iterable
 
-from merge.keys import block_of, translate, unet_modules
+from merge.keys import block_of, text_module, translate, unet_modules
 from merge.shapes import UNetShape, unet_shape_of_diffusers
-from pipeline.train.denoiser import WRAPPED, Denoiser
+from pipeline.train.denoiser import ENCODERS, WRAPPED, Denoiser
 
 UNET = "unet."
 
@@ -34,6 +34,9 @@ def blocks_of(network: Denoiser, paths: Iterable[str]) -> dict[str, str]:
 
 
 def _kohya(path: str, shape: UNetShape | None) -> str:
+    if path.startswith(ENCODERS):
+        _, encoder, module = path.split(".", 2)
+        return f"lora_{encoder}_" + text_module(module).replace(".", "_")
     module = path.removeprefix(UNET)
     if shape is not None:
         module = _in_ldm(module, shape) or module

@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import RequestError
-from pipeline.models.load import load_unet
+from pipeline.models.load import load_text, load_unet
+from pipeline.models.text import TextStack
 from pipeline.recipe import BuildRecipe
 from pipeline.recipe.base import Base
-from pipeline.recipe.train import Storage
+from pipeline.recipe.train import Storage, Train
 from pipeline.train.adapter import attach
 from pipeline.train.beside import read_beside, stand_beside, taken_back
 from pipeline.train.carry import Carried, take_out
-from pipeline.train.denoiser import Denoiser
+from pipeline.train.denoiser import Denoiser, encoder_names
 from pipeline.train.plan import Earlier, RoundTraining
 from pipeline.train.precision import storage_of
 from pipeline.train.start import begin
@@ -22,34 +23,53 @@ from pipeline.train.targets import Target, targets
 
 
 def load_base(
-    base: Base, checkpoint: Path | None, beside: Sequence[Earlier], storage: Storage, mixed: str
+    base: Base,
+    checkpoint: Path | None,
+    beside: Sequence[Earlier],
+    storage: Storage,
+    mixed: str,
+    *,
+    live: bool = False,
 ) -> Denoiser:
     """The networks of `checkpoint` (None: the origin), frozen, with `beside` beside their weights.
 
     Args:
         mixed: accelerate's word for what products are autocast to: "no", "fp16" or "bf16".
+        live: with their text encoders, for captions that are not cached.
 
     Raises:
         RequestError: the base or a LoRA cannot be loaded, or they do not fit.
     """
-    network = Denoiser(load_unet(base, checkpoint, loaded_in(storage, mixed)))
+    text = load_text(base, checkpoint) if live else None
+    network = Denoiser(load_unet(base, checkpoint, loaded_in(storage, mixed)), text)
     store(network, storage, mixed)
     stand_beside(network, [read_beside(earlier) for earlier in beside])
     return network
 
 
+def live_text(recipe: BuildRecipe, training: RoundTraining) -> TextStack | None:
+    """The text encoders that a round starts from; None where what they gave is cached."""
+    return load_text(recipe.base, training.checkpoint) if training.live else None
+
+
 def load_network(
-    recipe: BuildRecipe, training: RoundTraining, mixed: str, carried: Carried
+    recipe: BuildRecipe,
+    training: RoundTraining,
+    mixed: str,
+    carried: Carried,
+    text: TextStack | None = None,
 ) -> tuple[Denoiser, list[Target]]:
     """What a round trains, in training mode, and the layers that its LoRA covers.
 
     Args:
         carried: taken out of the weights and put into the LoRA.
+        text: of `live_text`.
     """
     storage = storage_of(recipe.train, mixed)
     # What is carried is taken out of float32 weights.
     dtype = torch.float32 if carried else loaded_in(storage, mixed)
-    network = Denoiser(load_unet(recipe.base, training.checkpoint, dtype))
+    shares = {} if text is None else encoder_shares(recipe.train, text)
+    network = Denoiser(load_unet(recipe.base, training.checkpoint, dtype), text, shares)
     covered = targets(network, recipe.lora)
     if not covered:
         raise RequestError("[lora] covers no layer of this base.")
@@ -62,8 +82,23 @@ def load_network(
     store(network, storage, mixed)
     stand_beside(network, beside)
     if recipe.train.gradient_checkpointing:
-        network.unet.enable_gradient_checkpointing()
+        network.enable_gradient_checkpointing()
     covered = attach(network, recipe.lora, training.seed)
     begin(network, training.start, carried)
     network.train()
     return network, covered
+
+
+def encoder_shares(train: Train, text: TextStack) -> dict[str, float]:
+    """The share of the round's rate of each encoder that learns, by kohya's name of it.
+
+    Raises:
+        RequestError: the recipe gives two, and the base has one encoder.
+    """
+    names, shares = encoder_names(text), train.encoder_rates
+    if len(names) == 1 and shares[0] != shares[1]:
+        raise RequestError(
+            f"[train].text_encoder_rate is {list(shares)}, two numbers for SDXL's two text "
+            "encoders, and this base has one. Give it one number."
+        )
+    return {name: share for name, share in zip(names, shares, strict=False) if share > 0}

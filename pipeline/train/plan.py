@@ -35,6 +35,7 @@ class Source:
     """md5s, sorted."""
     latents: Path
     texts: Path
+    """Of text shards; of captions where the training is live."""
     repeats: int
     """How often an epoch shows each."""
     weight: float
@@ -68,6 +69,7 @@ class RoundTraining:
     """md5s to train on; the held-out ones are not among them."""
     latents: Path
     texts: Path
+    """Of text shards; of captions where the training is live."""
     stop: Path
     """Where this file appears, the training saves, removes it and ends."""
     force: bool
@@ -76,6 +78,9 @@ class RoundTraining:
     repeats: int = 1
     """How often an epoch shows each of `pictures`."""
     further: tuple[Source, ...] = ()
+    live: bool = False
+    """Whether captions are encoded as the training goes: by encoders that learn in it, or may have
+    learnt in an earlier round."""
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -42,6 +42,7 @@ def _metadata(run: Run) -> dict[str, str]:
         "ss_network_dim": str(lora.rank),
         "ss_network_alpha": str(lora.linear_alpha),
         "ss_learning_rate": str(job.learning_rate),
+        "ss_unet_lr": str(job.learning_rate),
         "ss_optimizer": train.optimizer,
         "ss_lr_scheduler": train.scheduler,
         "ss_gradient_accumulation_steps": str(train.accumulation),
@@ -57,6 +58,9 @@ def _metadata(run: Run) -> dict[str, str]:
         metadata["ss_network_args"] = (
             f'{{"conv_dim": "{lora.conv_rank}", "conv_alpha": "{lora.convolution_alpha}"}}'
         )
+    if shares := run.network.shares:
+        rates = sorted({job.learning_rate * share for share in shares.values()})
+        metadata["ss_text_encoder_lr"] = ", ".join(map(str, rates))
     if run.carried:
         metadata[MARK] = f"{SHARE:g}"
     return metadata

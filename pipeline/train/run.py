@@ -25,7 +25,7 @@ from pipeline.train.deal import Deal
 from pipeline.train.feed import Feed, Inputs, require_fit
 from pipeline.train.groups import by_rate, moments, order
 from pipeline.train.losses import Losses
-from pipeline.train.network import load_network
+from pipeline.train.network import live_text, load_network
 from pipeline.train.objective import noisy, target
 from pipeline.train.optimizers import judged, new_optimizer
 from pipeline.train.plan import RoundTraining
@@ -58,7 +58,9 @@ class Run:
             )
         self.family = family_of(recipe.base)
         self.noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
-        self.feed = Feed(recipe, training, int(self.noise_schedule.config.num_train_timesteps))
+        text = live_text(recipe, training)
+        timesteps = int(self.noise_schedule.config.num_train_timesteps)
+        self.feed = Feed(recipe, training, timesteps, text)
         batches = self.feed.steps_per_epoch * (training.epochs or 1)
         if training.steps is not None:
             batches = training.steps * train.accumulation
@@ -76,7 +78,7 @@ class Run:
         self.carried = carried_over(tuple(chain)) if start.policy == "carried" else {}
         """What the LoRA was given of the one before, and its saved file takes back."""
         self.network, self.covered = load_network(
-            recipe, training, self.accelerator.mixed_precision, self.carried
+            recipe, training, self.accelerator.mixed_precision, self.carried, text
         )
         require_fit(self.feed.at(0), self.network.unet, training)
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}

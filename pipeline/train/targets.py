@@ -1,7 +1,8 @@
 """Which layers a LoRA covers, with which rank: those that kohya's format names.
 
 Every linear layer and 1x1 convolution inside the UNet's attention transformers; with a convolution
-rank also the resnets, down- and upsamplers; of these what the recipe's preset and blocks leave.
+rank also the resnets, down- and upsamplers; of these what the recipe's preset and blocks leave. Of
+a text encoder that learns, its attentions and MLPs, up to the last layer whose output is read.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
+from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
 from pipeline.errors import RequestError
 from pipeline.recipe.blocks import Blocks, Family
@@ -20,6 +22,7 @@ from pipeline.train.naming import blocks_of, is_sdxl
 
 _ATTENTION = (Transformer2DModel,)
 _CONVOLUTION = (ResnetBlock2D, Downsample2D, Upsample2D)
+_TEXT = (CLIPAttention, CLIPMLP)
 _INSIDE = ".transformer_blocks."
 """In the paths of attention and feed-forward layers; not in those of the projections around."""
 
@@ -43,9 +46,29 @@ def targets(network: Denoiser, lora: Lora) -> list[Target]:
         RequestError: [lora] names a block that the UNet has not, or a rank above a layer's size: a
             larger one cannot add anything there.
     """
+    return [*_in_unet(network, lora), *_in_text(network, lora)]
+
+
+def _in_text(network: Denoiser, lora: Lora) -> list[Target]:
+    made = []
+    for parent_name, parent in network.named_modules():
+        if not (isinstance(parent, _TEXT) and network.learns(parent_name)):
+            continue
+        for name, child in plain(parent.named_modules(prefix=parent_name)):
+            if lora.rank > (most := _largest_rank(child)):
+                raise RequestError(
+                    f"[lora] asks for rank {lora.rank} in {name}, whose size allows {most}: more "
+                    "cannot add anything. Lower [lora].rank."
+                )
+            rank = lora.rank
+            made.append(Target(name, rank, rank * lora.linear_scale, network.share(name)))
+    return made
+
+
+def _in_unet(network: Denoiser, lora: Lora) -> list[Target]:
     found: dict[str, nn.Linear | nn.Conv2d] = {}
     parents = _ATTENTION + (_CONVOLUTION if lora.conv_rank else ())
-    for parent_name, parent in network.named_modules():
+    for parent_name, parent in network.unet.named_modules(prefix="unet"):
         if not isinstance(parent, parents):
             continue
         for name, child in plain(parent.named_modules(prefix=parent_name)):
@@ -74,7 +97,8 @@ def targets(network: Denoiser, lora: Lora) -> list[Target]:
 
 def _blocks(network: Denoiser, lora: Lora) -> tuple[Blocks, Blocks, Blocks]:
     family: Family = "sdxl" if is_sdxl(network) else "sd15"
-    there = frozenset(blocks_of(network, (p for p, _ in plain(network.named_modules()))).values())
+    layers = (path for path, _ in plain(network.unet.named_modules(prefix="unet")))
+    there = frozenset(blocks_of(network, layers).values())
     found = lora.rates(family), lora.ranks(family), lora.conv_ranks(family)
     for key, blocks in zip(("blocks", "block_ranks", "block_conv_ranks"), found, strict=True):
         try:

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from pipeline.artefacts import chain
+from pipeline.artefacts.job import load_job
 from pipeline.artefacts.receipts import done, read_receipt
 from pipeline.artefacts.records import (
     Failure,
@@ -21,6 +22,7 @@ from pipeline.artefacts.records import (
     read_records,
 )
 from pipeline.cache import latents as latents_module
+from pipeline.cache.reasons import reasons
 from pipeline.cache.stage import run
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.shards import open_latents, open_texts
@@ -407,3 +409,23 @@ def test_a_damaged_shard_is_named(tiny: Any, tmp_path: Path, make_prepared: Any,
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(UrushiError, match=f"{row.shard} cannot be read"):
         _ = open_texts(prepared.folders.text).empty
+
+
+def test_texts_are_not_cached_where_the_encoders_learn_from_the_first_round(
+    tiny: Any, tmp_path: Path, make_prepared: Any, told: Any
+) -> None:
+    prepared = make_prepared(tmp_path, tiny.as_folder)
+    recipe = prepared.job.recipe_path
+    plain = recipe.read_text()
+    recipe.write_text(plain + "[train]\ntext_encoder_rate = 0.5\n")
+    job = load_job(recipe, prepared.job.workspace.root)
+    outcome = run(job, told)
+    assert "no texts: they are encoded as the text encoders learn" in outcome.summary
+    assert done(prepared.folders.latents, prepared.folders.latents_fingerprint)
+    assert not prepared.folders.text.exists()
+    assert run(job, told).already
+    assert "text: not cached" in "".join(reasons(job, job.datasets[0][1]))
+    # From the second round on only, the first one's are wanted.
+    later = "[rounds]\ncount = 1\n[[round]]\ntrain = { text_encoder_rate = 0.5 }\n"
+    recipe.write_text(plain + later)
+    assert "texts in" in run(load_job(recipe, prepared.job.workspace.root), told).summary

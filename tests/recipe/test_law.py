@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import RecipeError
 from pipeline.recipe import load_build
 
 WriteRecipe = Callable[..., Path]
@@ -78,3 +79,26 @@ def test_alphas(write_recipe: WriteRecipe, lora: str, linear: float, convolution
     recipe = load_build(write_recipe(f"[lora]\n{lora}"))
     assert recipe.lora.linear_alpha == linear
     assert recipe.lora.convolution_alpha == convolution
+
+
+def test_captions_are_live_from_the_first_round_whose_encoders_learn(
+    write_recipe: WriteRecipe,
+) -> None:
+    def lives(lines: str) -> list[bool]:
+        recipe = load_build(write_recipe("[rounds]\ncount = 2\n" + lines))
+        assert recipe.caches_text is not recipe.law()[0].live
+        return [law.live for law in recipe.law()]
+
+    learning = "[[round]]\ntrain = { text_encoder_rate = 0.5 }\n"
+    assert lives("") == [False, False]
+    assert lives("[train]\ntext_encoder_rate = 0.5\n") == [True, True]
+    assert lives("[train]\ntext_encoder_rate = [0.0, 0.5]\n") == [True, True]
+    assert lives(learning + "[[round]]\n") == [False, False, True, True]
+    still = "[[round]]\ntrain = { text_encoder_rate = 0.0 }\n"
+    assert lives("[train]\ntext_encoder_rate = 1.0\n" + still) == [True, True, True]
+
+
+@pytest.mark.parametrize("wrong", ["-0.1", "[0.5]", "[0.5, 0.5, 0.5]", "nan", '"half"'])
+def test_text_encoder_rates_are_one_share_or_two(write_recipe: WriteRecipe, wrong: str) -> None:
+    with pytest.raises(RecipeError, match="text_encoder_rate"):
+        load_build(write_recipe(f"[train]\ntext_encoder_rate = {wrong}\n"))

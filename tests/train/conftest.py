@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.artefacts.chain import INDEX_FILE
+from pipeline.artefacts.chain import CAPTIONS_FILE, INDEX_FILE
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import write_receipt
-from pipeline.artefacts.records import LatentRecord, TextRecord, write_records
+from pipeline.artefacts.records import CaptionRecord, LatentRecord, TextRecord, write_records
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.recipe import BuildRecipe
 from pipeline.recipe.running import Running
@@ -25,13 +25,14 @@ PICTURES = 10
 SIZES = ((16, 16), (24, 16))
 """(width, height) of buckets, pixels; a latent's sides are half of them."""
 FEATURES = 32
+WORDS = ("red", "green", "blue")
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, latents/ and texts/ as the cache leaves them."""
+    """base/, captions/, latents/ and texts/ as the stages leave them."""
     root = tmp_path_factory.mktemp("shards")
     source = Path(__file__).parent.parent / "models" / "tiny.py"
     spec = importlib.util.spec_from_file_location("tiny_for_training", source)
@@ -74,6 +75,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row, md5 in enumerate([EMPTY_CAPTION, *names]):
         shown.append(TextRecord(md5=md5, shard="text-00000.safetensors", row=row))
     write_records(texts / INDEX_FILE, shown)
+    captions = root / "captions"
+    captions.mkdir()
+    said = [
+        CaptionRecord(md5=md5, caption=f"{WORDS[row % 3]} circle, {WORDS[row % 2]}", score=None)
+        for row, md5 in enumerate(names)
+    ]
+    write_records(captions / CAPTIONS_FILE, said)
+    write_receipt(captions, "caption", "captions", inputs={}, outputs=[captions / CAPTIONS_FILE])
     outputs = {latents: files, texts: [texts / "text-00000.safetensors"]}
     for folder, made in outputs.items():
         write_receipt(folder, "cache", folder.name, inputs={}, outputs=[*made, folder / INDEX_FILE])
@@ -119,7 +128,8 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
             beside=(),
             pictures=tuple(f"{n:032x}" for n in range(PICTURES)),
             latents=shards / "latents",
-            texts=shards / "texts",
+            texts=shards / ("captions" if recipe.train.trains_text else "texts"),
+            live=recipe.train.trains_text,
             stop=tmp_path / "STOP",
             force=False,
         )

@@ -24,6 +24,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulation": {"accumulation": 3},
     "ema": {"ema_decay": 0.95},
+    "text encoders": {"text_encoder_rate": 0.5, "ema_decay": 0.95},
     "adamw8bit": {"optimizer": "adamw8bit", "ema_decay": 0.95, "accumulation": 2},
 }
 

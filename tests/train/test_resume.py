@@ -55,13 +55,14 @@ def cut(run: Run) -> None:
 FORMS: tuple[dict[str, Any], ...] = (
     {"scheduler": "cosine", "warmup": 0.2},
     {"accumulation": 3, "ema_decay": 0.9},
+    {"text_encoder_rate": 0.5, "accumulation": 2},
     {"optimizer": "adamw8bit", "ema_decay": 0.9},
     {"lora": {"blocks": "IN01 = 0.25, OUT03 = 0.5, rest = 1", "block_ranks": "M00 = 2"}},
 )
 
 
 @pytest.mark.parametrize(
-    "form", FORMS, ids=("cosine", "accumulation-ema", "adamw8bit-ema", "block-rates")
+    "form", FORMS, ids=("cosine", "accumulation-ema", "text", "adamw8bit-ema", "block-rates")
 )
 def test_cut_off_and_resumed_it_ends_in_the_same_bytes(
     plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, form: dict[str, Any]

@@ -236,6 +236,8 @@ def test_rounds_too_short_to_flatten(
 
 
 PRODIGY = '[train]\noptimizer = "prodigy"\n[rounds]\nlearning_rate = 1.0\n'
+AT_ONE = "[rounds]\nlearning_rate = 1.0\ndecay = 1.0\n"
+ROUND = "[[round]]\nlearning_rate = 1.0\n"
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,19 @@ PRODIGY = '[train]\noptimizer = "prodigy"\n[rounds]\nlearning_rate = 1.0\n'
             "found-rate-blocks",
             PRODIGY + '[lora]\nblocks = "ALL0.5"\n',
             '[train]\noptimizer = "lion"\n[lora]\nblocks = "ALL0.5"\n',
+        ),
+        (
+            "found-rate-text",
+            '[train]\noptimizer = "prodigy"\ntext_encoder_rate = [1.0, 0.5]\n' + AT_ONE,
+            '[train]\noptimizer = "prodigy"\ntext_encoder_rate = [1.0, 0.0]\n' + AT_ONE,
+        ),
+        (
+            "found-rate-text",
+            '[train]\noptimizer = "prodigy"\n'
+            + AT_ONE
+            + ROUND
+            + "train = { text_encoder_rate = 0.5 }",
+            "[train]\ntext_encoder_rate = 0.5\n",
         ),
         (
             "averaged-schedule",
