@@ -101,8 +101,8 @@ class Task:
 
 def tasks(size: Size, base: Path) -> Iterator[Task]:
     """Everything there is to do, the long ones first."""
-    for seed in size.sd_seeds:
-        for name in tiny_sd.POLICIES:
+    for name in tiny_sd.POLICIES:
+        for seed in size.sd_seeds:
             yield Task(f"sd {name} seed {seed}", partial(sd_row, size, base.parent, name, seed))
     for steps, rates in ((size.long, LONG_RATES), (size.short, SHORT_RATES)):
         for name in ("single", *dict(many.STARTS), "total rank", "full"):

@@ -70,13 +70,11 @@ class Policy:
 
 POLICIES: dict[str, Policy] = {
     "single": Policy("fresh"),
+    "carried, 2, cut at 1/4": Policy("carried", (0.25, 0.75)),
+    "kept, 2, cut at 1/4": Policy("kept", (0.25, 0.75)),
+    "fresh, 2, cut at 1/4": Policy("fresh", (0.25, 0.75)),
     "single, gradient": Policy("gradient"),
     "fresh, 4 even": Policy("fresh", (0.25,) * 4),
-    "fresh, 4 even, a cosine each": Policy("fresh", (0.25,) * 4, "round"),
-    "carried, 4 even": Policy("carried", (0.25,) * 4),
-    "carried, 3, cuts at 1/4 and 1/2": Policy("carried", (0.25, 0.25, 0.5)),
-    "carried, 2, cut at 1/4": Policy("carried", (0.25, 0.75)),
-    "carried, 2, cut at 1/4, a cosine each": Policy("carried", (0.25, 0.75), "round"),
 }
 
 
