@@ -18,7 +18,7 @@ from pipeline.recipe.caption import Tagger
 from pipeline.recipe.resize import Resize
 
 VERSIONS = {
-    "download": 2,
+    "download": 3,
     "caption": 2,
     "tags": 1,
     "resize": 2,
@@ -51,6 +51,8 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 CAPTIONS_FILE = "captions.jsonl"
 INDEX_FILE = "index.jsonl"
 FAILURES_FILE = "failures.jsonl"
+LOOKS_FILE = "looks.jsonl"
+"""How each picture looks: LookRecord."""
 ALIKE_FILE = "alike.jsonl"
 """Groups of pictures that look alike: Alike."""
 

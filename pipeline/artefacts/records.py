@@ -42,6 +42,17 @@ class ImageRecord(Record):
     kept on one side of a held-out split."""
 
 
+class LookRecord(Record):
+    """How a picture looks, download -> rounds: for likenesses across the datasets of a build."""
+
+    md5: str
+    width: int
+    height: int
+    """Pixels."""
+    likeness: int
+    """64 bits of perceptual hash, as a signed number."""
+
+
 class Alike(Record):
     """Pictures that look alike, download -> rounds: kept on one side of a held-out split, and for a
     person to judge. None of them is removed."""

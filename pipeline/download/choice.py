@@ -11,8 +11,8 @@ from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
+from pipeline.artefacts.alike import Seen
 from pipeline.artefacts.same import Same
-from pipeline.download.likeness import Seen
 from pipeline.download.moments import now
 from pipeline.download.rules import Rules
 from pipeline.download.store import Crawl, State, Store

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts.alike import Seen
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import Receipt
@@ -23,7 +24,6 @@ from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, examine
 from pipeline.download.images import Export, merged_tags, write_images
-from pipeline.download.likeness import Seen
 from pipeline.download.rules import Exclusion, exclusions
 from pipeline.errors import RequestError
 from pipeline.progress import Progress

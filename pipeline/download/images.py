@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.artefacts.chain import ALIKE_FILE, FAILURES_FILE, IMAGES_FILE
+from pipeline.artefacts.alike import Seen, alike
+from pipeline.artefacts.chain import ALIKE_FILE, FAILURES_FILE, IMAGES_FILE, LOOKS_FILE
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, Receipt, write_receipt
-from pipeline.artefacts.records import Alike, Failure, ImageRecord, write_records
+from pipeline.artefacts.records import Alike, Failure, ImageRecord, LookRecord, write_records
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.likeness import Seen, alike
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ def merged_tags(all_tags: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, tu
 def write_images(
     folder: DatasetFolder, asked: str, export: Export, *, inputs: dict[str, Any], seconds: float
 ) -> Receipt:
-    """Writes images.jsonl, failures.jsonl, alike.jsonl and, last, the receipt for `asked`."""
+    """Writes images.jsonl, failures.jsonl, looks.jsonl, alike.jsonl and, last, the receipt for
+    `asked`."""
     failures = sorted(export.failures, key=lambda failure: (failure.md5, failure.reason))
     groups = alike(export.seen)
     rows, failed = folder.images / IMAGES_FILE, folder.images / FAILURES_FILE
-    near = folder.images / ALIKE_FILE
+    near, looks = folder.images / ALIKE_FILE, folder.images / LOOKS_FILE
     (folder.images / NAME).unlink(missing_ok=True)  # It would speak for files that change now.
     md5s: list[str] = []
 
@@ -56,13 +57,25 @@ def write_images(
 
     write_records(rows, noted())
     write_records(failed, failures)
+    write_records(
+        looks,
+        (
+            LookRecord(
+                md5=seen.md5,
+                width=seen.size.width,
+                height=seen.size.height,
+                likeness=seen.likeness,
+            )
+            for seen in export.seen
+        ),
+    )
     write_records(near, (Alike(md5s=tuple(group)) for group in groups))
     return write_receipt(
         folder.images,
         "download",
         asked,
         inputs=inputs,
-        outputs=[rows, failed, near],
+        outputs=[rows, failed, looks, near],
         summary={
             "images": len(md5s),
             "failures": len(failures),

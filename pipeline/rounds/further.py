@@ -12,8 +12,8 @@ from pipeline.train.plan import Source
 
 def further_sources(job: Job, law: RoundLaw, apart: frozenset[str]) -> tuple[Source, ...]:
     """Every further dataset but the round's own, without the pictures in `apart`: those that this
-    round and the ones before it are judged by. What a later round over another dataset holds out
-    may be among them, for that round is not there yet: it may be added to a finished build.
+    round and the ones before it are judged by, and their kin. What a later round over another
+    dataset holds out may be among them: such a round may be added to a finished build.
 
     Raises:
         RequestError: one of them is not cached yet, or has no pictures.

@@ -4,6 +4,7 @@ Near-duplicates, variants of one post, and pictures by one artist; but an artist
 dataset binds nothing, or a style would have no held-out pictures at all. Pure.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipeline.artefacts.records import ImageRecord
@@ -11,28 +12,34 @@ from pipeline.artefacts.same import Same
 
 ARTIST = "artist"
 MOST_OF_AN_ARTIST = 0.05
-"""Share of the pictures: an artist of more is what the dataset is about, and binds none of them."""
+"""Share of a dataset's pictures: an artist of more is what it is about, and binds none at all."""
 
 
 def grouped(
-    records: Iterable[ImageRecord], alike: Iterable[Sequence[str]], md5s: Sequence[str]
+    datasets: Sequence[Iterable[ImageRecord]],
+    alike: Iterable[Sequence[str]],
+    md5s: Sequence[str],
 ) -> tuple[tuple[str, ...], ...]:
     """`md5s` in groups, each sorted; by their first members.
 
     Args:
-        records: of all pictures of the dataset.
-        alike: groups of md5s that look alike.
+        datasets: records of all pictures of each; a picture may be in several.
+        alike: groups of md5s that look alike, wherever they are.
     """
     wanted, same = set(md5s), Same[str]()
-    here = [record for record in records if record.md5 in wanted]
     works: dict[str, list[str]] = {}
     kin: dict[str, list[str]] = {}
-    for record in here:
-        for artist in record.tags.get(ARTIST, ()):
-            works.setdefault(artist, []).append(record.md5)
-        for post in record.kin:
-            kin.setdefault(post, []).append(record.md5)
-    few = [by for by in works.values() if len(by) <= MOST_OF_AN_ARTIST * len(wanted)]
+    many: set[str] = set()
+    for records in datasets:
+        here = [record for record in records if record.md5 in wanted]
+        counts = Counter(artist for record in here for artist in record.tags.get(ARTIST, ()))
+        many |= {artist for artist, n in counts.items() if n > MOST_OF_AN_ARTIST * len(here)}
+        for record in here:
+            for artist in record.tags.get(ARTIST, ()):
+                works.setdefault(artist, []).append(record.md5)
+            for post in record.kin:
+                kin.setdefault(post, []).append(record.md5)
+    few = [by for artist, by in works.items() if artist not in many]
     near = ([md5 for md5 in group if md5 in wanted] for group in alike)
     for group in (*few, *kin.values(), *near):
         for md5 in group[1:]:

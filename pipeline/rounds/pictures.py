@@ -74,9 +74,8 @@ def related(images: Path, noted: str, md5s: tuple[str, ...]) -> tuple[tuple[str,
     `noted` is the digest of those notes, which change under one name.
     """
     records = read_records(images / IMAGES_FILE, ImageRecord)
-    near = images / ALIKE_FILE
-    alike = read_records(near, Alike) if near.exists() else []
-    return grouped(records, [group.md5s for group in alike], md5s)
+    alike = read_records(images / ALIKE_FILE, Alike)
+    return grouped([records], [group.md5s for group in alike], md5s)
 
 
 def usable(job: Job, folders: CacheFolders) -> tuple[str, ...]:

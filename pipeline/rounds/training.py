@@ -12,6 +12,7 @@ from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.further import further_sources, identities
 from pipeline.rounds.gate import RETRY_RATE
+from pipeline.rounds.kin import with_kin
 from pipeline.rounds.pictures import pictures
 from pipeline.train.counted import seed_of
 from pipeline.train.plan import Earlier, RoundTraining, Start
@@ -40,6 +41,9 @@ def training(
     # What rounds up to this one are judged by; a later one's must not undo these.
     judged = {each.dataset: pictures(job, each).split.md5s for each in recipe.law()[: law.number]}
     apart = frozenset[str]().union(*judged.values(), anchor.split.md5s if anchor else ())
+    beside = (each.recipe for each in recipe.datasets)
+    anchors = () if recipe.rounds.anchor is None else (recipe.rounds.anchor,)
+    apart = with_kin(job, (*judged, *beside, *anchors), apart)
     learnt = tuple(md5 for md5 in seen.train if md5 not in apart)
     further = further_sources(job, law, apart)
     repeats = recipe.dataset.repeats if law.dataset == recipe.dataset.recipe else 1

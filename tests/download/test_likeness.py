@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.download.likeness import ALIKE, GRID, Seen, alike, likeness, looks
+from pipeline.artefacts.alike import ALIKE, Seen, alike
+from pipeline.download.likeness import GRID, likeness, looks
 from pipeline.recipe.size import Size
 
 

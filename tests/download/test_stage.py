@@ -72,7 +72,7 @@ def test_the_receipt_speaks_for_the_pictures(downloading, booru, corpus: Corpus)
             "gone: HTTP 404": 1,
         },
     }
-    assert set(receipt.outputs) == {"images.jsonl", "failures.jsonl", "alike.jsonl"}
+    assert set(receipt.outputs) == {"images.jsonl", "failures.jsonl", "looks.jsonl", "alike.jsonl"}
 
 
 def test_a_finished_download_makes_no_request(downloading, booru) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from demo.drawings import draw, lacquer_scene
+from pipeline.artefacts.chain import IMAGES_FILE
 from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.records import ImageRecord, read_records
 from pipeline.errors import RecipeError
-from pipeline.models.shards import open_latents
 from pipeline.progress import Silent
+from pipeline.rounds.pictures import pictures
 from pipeline.rounds.training import training
 from pipeline.stages import DATA_STAGES
 from pipeline.train.feed import Feed
@@ -41,6 +44,13 @@ def two(workshop: Path, fresh_job: Callable[..., Job]) -> Job:
         (workshop / "kept" / f"{number}.txt").write_text(", ".join(scene.general_tags()))
     for picture in (workshop / "pictures").iterdir():
         shutil.copy(picture, workshop / "kept" / f"too-{picture.name}")
+    for picture in (workshop / "pictures").glob("*.png"):
+        with Image.open(picture) as image:
+            twin = image.convert("RGB")
+        red, *others = twin.getpixel((0, 0))
+        twin.putpixel((0, 0), (red ^ 1, *others))
+        twin.save(workshop / "kept" / f"twin-{picture.stem}.png")
+        shutil.copy(picture.with_suffix(".txt"), workshop / "kept" / f"twin-{picture.stem}.txt")
     (workshop / "kept.toml").write_text('name = "kept"\n[folder]\npath = "kept"\n')
     job = fresh_job(('[dataset]\nrecipe = "drawings.toml"\n', FURTHER))
     for stage in DATA_STAGES:
@@ -52,10 +62,20 @@ def test_a_round_is_shown_all_and_judged_by_its_own(two: Job) -> None:
     plan = training(two, two.recipe.law()[0], (), None, 1)
     own, other = plan.sources
     assert (own.repeats, own.weight, other.repeats, other.weight) == (2, 1.0, 3, 0.5)
-    # What the round is judged by is left out of the other dataset too, where it is found again.
-    assert len(other.pictures) == 6 + len(own.pictures) and set(own.pictures) < set(other.pictures)
-    held_out = {r.md5 for r in open_latents(plan.latents).records} - set(own.pictures)
-    assert held_out and not held_out & set(other.pictures)
+    # What the round is judged by is left out of the other dataset too, and so is its twin there.
+    split = pictures(two, two.recipe.law()[0]).split
+    names = {
+        record.md5: Path(record.path).name
+        for record in read_records(two.workspace.dataset("kept").images / IMAGES_FILE, ImageRecord)
+    }
+    judged = {names[md5].removeprefix("too-") for md5 in split.md5s}
+    shown = {names[md5] for md5 in other.pictures}
+    trained = {names[md5].removeprefix("too-") for md5 in own.pictures}
+    assert len(judged) == 7 and not judged & trained
+    for picture in judged:
+        assert not {f"too-{picture}", f"twin-{picture}"} & shown
+    for picture in trained:
+        assert {f"too-{picture}", f"twin-{picture}"} <= shown
     feed = Feed(two.recipe, plan, 1000)
     batches = [feed.at(step) for step in range(feed.steps_per_epoch)]
     weights = torch.cat([batch.weights for batch in batches])

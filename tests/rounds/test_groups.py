@@ -32,7 +32,7 @@ def test_kin_likeness_and_small_artists_bind_and_large_ones_do_not() -> None:
     records[2] = picture(2, ("few",), ("danbooru:3",))  # A variant of post 3.
     records[4] = picture(4, ("everybody",), ("danbooru:999",))
     records[5] = picture(5, ("everybody",), ("danbooru:999",))  # Of one post that is not here.
-    groups = grouped(records, [(MD5S[3], MD5S[6]), (MD5S[7], "f" * 32)], MD5S)
+    groups = grouped([records], [(MD5S[3], MD5S[6]), (MD5S[7], "f" * 32)], MD5S)
     assert [g for g in groups if len(g) > 1] == [
         (MD5S[1], MD5S[2], MD5S[3], MD5S[6]),
         (MD5S[4], MD5S[5]),
@@ -66,5 +66,18 @@ def test_one_scene_in_all_pictures_is_refused_and_named() -> None:
 def test_anything_joins_what_shares_a_post() -> None:
     for one, other in combinations(range(3), 2):
         records = [picture(n, (), ("danbooru:0",)) for n in range(3)]
-        groups = grouped(records, [], MD5S[:3])
+        groups = grouped([records], [], MD5S[:3])
         assert any({MD5S[one], MD5S[other]} <= set(group) for group in groups)
+
+
+def test_groups_reach_across_datasets_but_not_by_what_one_of_them_is_about() -> None:
+    few = [picture(n, ("few",)) for n in range(2)] + [picture(n) for n in range(2, 40)]
+    other = [picture(40, ("few",))] + [picture(n, ("everybody",)) for n in range(41, 99)]
+    few[5] = picture(5, ("everybody",))
+    few[6] = picture(6, (), ("danbooru:50",))
+    groups = grouped([few, other], [(MD5S[7], MD5S[60])], MD5S[:99])
+    assert [g for g in groups if len(g) > 1] == [
+        (MD5S[0], MD5S[1], MD5S[40]),
+        (MD5S[6], MD5S[50]),
+        (MD5S[7], MD5S[60]),
+    ]
