@@ -25,6 +25,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# A script's own folder comes first, and files there are called what rooms are.
+if str(Path(__file__).parent) in sys.path:
+    sys.path.remove(str(Path(__file__).parent))
+
 import numpy as np
 from PIL import Image
 
@@ -43,7 +47,7 @@ from pipeline.resize import stage as resize_stage
 from pipeline.resize.shards import SHARD, shard_fingerprint, shard_folder
 
 ROOT = Path(__file__).parents[1]
-SIDE = 32
+SIDE = 16
 """Pixels, of the many small pictures: a whole number of the demo's latents."""
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -143,7 +147,7 @@ def text_utilisation(folder: Path, count: int, repeats: int) -> float:
 
 
 def prepare(root: Path, count: int) -> Job:
-    """A job over `count` pictures, captioned and resized as its receipts say; all of one file."""
+    """A job over `count` pictures, captioned and resized as its receipts say; all look the same."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "none").mkdir(exist_ok=True)
     (root / "set.toml").write_text('name = "set"\n[folder]\npath = "none"\n')
@@ -193,15 +197,14 @@ def _resized(job: Job, images: Any, md5s: list[str]) -> None:
     place = folder.resized(of_resized)
     place.mkdir(parents=True)
     noise = np.random.default_rng(2).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    one = place / "one.webp"
-    Image.fromarray(noise).save(one, lossless=True, method=0)
     rows = []
     for number, start in enumerate(range(0, len(md5s), SHARD)):
         shard = shard_folder(place, number)
         shard.mkdir(parents=True)
         names = [f"{md5}.webp" for md5 in md5s[start : start + SHARD]]
-        for name in names:
-            os.link(one, shard / name)
+        Image.fromarray(noise).save(shard / names[0], lossless=True, method=0)
+        for name in names[1:]:  # Within a shard: file systems limit the names of one file.
+            os.link(shard / names[0], shard / name)
         write_receipt(
             shard, "resize shard", shard_fingerprint(of_resized, number), inputs={},
             outputs=[shard / name for name in names],

@@ -6,8 +6,13 @@ python benchmarks/caption.py [--quick] [--json FILE]
 import argparse
 import json
 import random
+import sys
 import time
 from pathlib import Path
+
+# A script's own folder comes first, and files there are called what rooms are.
+if str(Path(__file__).parent) in sys.path:
+    sys.path.remove(str(Path(__file__).parent))
 
 from pipeline.artefacts.records import ImageRecord
 from pipeline.caption.rules import compile_rules, write_caption

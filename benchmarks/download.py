@@ -35,6 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# A script's own folder comes first, and files there are called what rooms are.
+if str(Path(__file__).parent) in sys.path:
+    sys.path.remove(str(Path(__file__).parent))
+
 import aiohttp
 from aiohttp import web
 from PIL import Image

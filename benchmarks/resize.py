@@ -24,6 +24,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+# A script's own folder comes first, and files there are called what rooms are.
+if str(Path(__file__).parent) in sys.path:
+    sys.path.remove(str(Path(__file__).parent))
+
 import numpy as np
 import pyvips
 from PIL import Image, ImageFilter

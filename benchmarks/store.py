@@ -26,6 +26,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+# A script's own folder comes first, and files there are called what rooms are.
+if str(Path(__file__).parent) in sys.path:
+    sys.path.remove(str(Path(__file__).parent))
+
 import numpy as np
 
 from pipeline.artefacts.job import load_job

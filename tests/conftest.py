@@ -1,9 +1,10 @@
 """What all tests share: one thread's worth of torch, a folder with recipes to start
-from, and pictures."""
+from, pictures, and a small disk."""
 
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Read when torch is first imported; spinning threads starve everything else on a small machine.
@@ -66,3 +67,22 @@ def picture() -> Callable[..., Image.Image]:
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert(mode)
 
     return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """small_disk(KiB) -> a file system of that size; called again it changes the size."""
+    place = tmp_path / "disk"
+
+    def sized(kib: int) -> Path:
+        options = f"size={kib}k" if not place.exists() else f"remount,size={kib}k"
+        place.mkdir(exist_ok=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True
+        )
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+        return place
+
+    yield sized
+    subprocess.run(["umount", str(place)], capture_output=True)

@@ -1,6 +1,6 @@
 """The rows that stages hand to one another: one frozen record per boundary, JSON lines on disk."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -145,23 +145,28 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
-    """The records in `path`.
+    """The records in `path`. Raises as `each_record`."""
+    return list(each_record(path, kind))
+
+
+def each_record(path: Path, kind: type[AnyRecord]) -> Iterator[AnyRecord]:
+    """The records in `path` one after the other, for more than should be in memory at once.
 
     Raises:
         UrushiError: the file is missing or a line of it is not such a record.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        handle = open(path, "rb")  # noqa: SIM115 - closed below; only its opening may lack a file
     except FileNotFoundError:
         raise UrushiError(f"{path} is missing. Run the stage that makes it again.") from None
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(kind.model_validate_json(line))
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise UrushiError(
-                f"{path}, line {number} is damaged ({reason}). "
-                "Delete the file and run its stage again."
-            ) from None
-    return records
+    with handle:
+        for number, line in enumerate(handle, 1):
+            try:
+                record = kind.model_validate_json(line)
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise UrushiError(
+                    f"{path}, line {number} is damaged ({reason}). "
+                    "Delete the file and run its stage again."
+                ) from None
+            yield record

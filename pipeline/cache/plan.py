@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -103,15 +104,26 @@ def text_row_bytes(encoders: Sequence[dict[str, Any]], chunks: int) -> int:
     return FLOAT16 * (CHUNK * chunks * hidden + pooled)
 
 
+@lru_cache(maxsize=1 << 16)
+def _size(width: int, height: int) -> Size:
+    """Each once: of a million entries most share their sizes and places."""
+    return Size(width, height)
+
+
+@lru_cache(maxsize=1 << 16)
+def _placement(bucket: Size, scaled: Size, left: int, top: int) -> Placement:
+    return Placement(bucket, scaled, left, top)
+
+
 def looks(record: ResizedRecord, cache: Cache) -> Iterable[Look]:
     """Every entry of a picture in one bucket."""
-    placement = Placement(
-        Size(record.width, record.height),
-        Size(record.scaled_width, record.scaled_height),
+    placement = _placement(
+        _size(record.width, record.height),
+        _size(record.scaled_width, record.scaled_height),
         record.crop_left,
         record.crop_top,
     )
-    original = Size(record.original_width, record.original_height)
+    original = _size(record.original_width, record.original_height)
     plain = Look(record.md5, 0, False, 0, record.file, original, placement)
     found = [plain]
     if cache.mirror:

@@ -6,7 +6,7 @@ the same files.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -17,7 +17,7 @@ from pipeline.artefacts.files import atomic
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, LatentRecord, TextRecord, write_records
 from pipeline.cache.encoders import Model, encoder
-from pipeline.cache.plan import Item, Shard
+from pipeline.cache.plan import Item, Look, Shard, Text
 from pipeline.errors import UrushiError
 from pipeline.progress import Progress
 
@@ -141,16 +141,17 @@ def _made(work: Work[Item], shard: Shard[Item]) -> Receipt:
 
 def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt:
     found = [(shard, _made(work, shard)) for shard in work.shards]
-    records: list[LatentRecord | TextRecord] = [
-        record(shard.items[place], shard.name, row)
-        for shard, receipt in found
+    # Places, not records: of a million rows those would be most of the memory.
+    rows = [
+        (_place(shard.items[place]), number, row)
+        for number, (shard, receipt) in enumerate(found)
         for row, place in enumerate(receipt.summary["rows"])
     ]
     failures = [Failure(**row) for _, receipt in found for row in receipt.summary["failures"]]
     failures.sort(key=lambda failure: failure.md5)
     write_records(work.folder / FAILURES_FILE, failures)
-    lacking = work.required - {row.md5 for row in records}
-    if not records or lacking:
+    lacking = work.required - {md5 for (md5, *_), _, _ in rows}
+    if not rows or lacking:
         reasons = [f.reason for f in failures if f.md5 in lacking or not lacking]
         raise UrushiError(
             f"The {work.what} are of no use: {reasons[0] if reasons else 'there are none'} "
@@ -158,8 +159,13 @@ def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt
             f"Check {work.source} and run `urushi cache` again."
         )
     _remove_strays(work)
-    records.sort(key=_place)
-    write_records(work.folder / INDEX_FILE, records)
+
+    def in_order() -> Iterator[LatentRecord | TextRecord]:
+        for _, number, row in sorted(rows):
+            whose, proof = found[number]
+            yield record(whose.items[proof.summary["rows"][row]], whose.name, row)
+
+    write_records(work.folder / INDEX_FILE, in_order())
     files: list[str] = [shard.name for shard, receipt in found if receipt.outputs]
     return write_receipt(
         work.folder,
@@ -168,7 +174,7 @@ def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt
         inputs=work.inputs,
         outputs=[work.folder / name for name in (*files, INDEX_FILE, FAILURES_FILE)],
         summary={
-            work.stage: len(records),
+            work.stage: len(rows),
             "shards": len(files),
             "failures": len(failures),
             **_counts(receipt for _, receipt in found),
@@ -177,10 +183,9 @@ def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt
     )
 
 
-def _place(row: LatentRecord | TextRecord) -> tuple[str, int, int]:
-    """A picture's largest bucket first, and its variants in order."""
-    area = row.width * row.height if isinstance(row, LatentRecord) else 0
-    return row.md5, -area, row.variant
+def _place(item: Look | Text) -> tuple[str, int, int]:
+    """In the index: a picture's largest bucket first, and its variants in order."""
+    return item.md5, -item.bucket.area if isinstance(item, Look) else 0, item.variant
 
 
 def _counts(receipts: Iterable[Receipt]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from pipeline.artefacts.records import (
     LatentRecord,
     ResizedRecord,
     TextRecord,
-    read_records,
+    each_record,
 )
 from pipeline.cache.encoders import LatentModel, TextModel
 from pipeline.cache.inputs import latent_inputs, text_inputs
@@ -110,7 +110,7 @@ def _make_latents(caching: _Caching) -> Receipt:
         )
     base, settings = job.recipe.base, job.recipe.cache
     check_arithmetic(job.recipe)
-    pictures = read_records(folders.resized / chain.INDEX_FILE, ResizedRecord)
+    pictures = each_record(folders.resized / chain.INDEX_FILE, ResizedRecord)
     kept = job.recipe.resize.keep
     source = folders.resized if kept else job.dataset_folder(caching.dataset).root
     work = Work(
@@ -132,7 +132,6 @@ def _make_latents(caching: _Caching) -> Receipt:
         what=f"latents of {caching.dataset.name}",
         unit="picture",
     )
-    del pictures
     return make(work, caching.executor(), _latent_record, caching.progress)
 
 
@@ -144,7 +143,7 @@ def _make_text(caching: _Caching) -> Receipt:
             "Run `urushi caption` first."
         )
     base = job.recipe.base
-    captions = read_records(folders.captions / chain.CAPTIONS_FILE, CaptionRecord)
+    captions = each_record(folders.captions / chain.CAPTIONS_FILE, CaptionRecord)
     row_bytes = text_row_bytes(_text_configurations(job), base.tokens // 75)
     work = Work(
         folder=folders.text,
@@ -200,8 +199,8 @@ def _report(caching: _Caching, latents: Receipt, text: Receipt | None) -> None:
             f"{name}: {cut} captions are longer than the {caching.job.recipe.base.tokens} tokens "
             "of [base].tokens: their ends are cut"
         )
-    pictures = {r.md5 for r in read_records(folders.latents / chain.INDEX_FILE, LatentRecord)}
-    captions = {r.md5 for r in read_records(folders.text / chain.INDEX_FILE, TextRecord)}
+    pictures = {r.md5 for r in each_record(folders.latents / chain.INDEX_FILE, LatentRecord)}
+    captions = {r.md5 for r in each_record(folders.text / chain.INDEX_FILE, TextRecord)}
     captions.discard(EMPTY_CAPTION)
     if bare := len(pictures - captions):
         say(f"{name}: {bare} pictures have no caption and are left out of training")

@@ -21,7 +21,8 @@ from pipeline.artefacts.records import (
     write_records,
 )
 from pipeline.models.places import CacheFolders, cache_folders
-from pipeline.progress import Bar, Silent
+from pipeline.progress import Bar, Progress, Silent
+from pipeline.stages import stage
 
 SIZES = ((16, 16), (24, 8), (8, 24))
 """(width, height) in pixels of the buckets in use."""
@@ -157,6 +158,24 @@ def prepare(
     return Prepared(job, pixels, captions, buckets)
 
 
+def chained(root: Path, base: Any, originals: Path, resize: str, cache: str = "") -> Job:
+    """A job over a folder of pictures, of which no stage has run. `resize`, `cache`: TOML."""
+    root.mkdir(exist_ok=True)
+    (root / "set.toml").write_text(f'name = "set"\n[folder]\npath = "{originals}"\n')
+    (root / "build.toml").write_text(
+        f'name = "build"\n[base]\ncheckpoint = "{base.checkpoint}"\nconfig = "{base.config}"\n'
+        f'[dataset]\nrecipe = "set.toml"\n[resize]\n{resize}'
+        f"[cache]\nbatch_size = 2\nshard_megabytes = 0.02\n{cache}"
+    )
+    return load_job(root / "build.toml", root / "workspace")
+
+
+def run_by_name(job: Job, progress: Progress, *names: str) -> None:
+    """These stages of `job`, all of the data if none is named."""
+    for name in names or ("download", "caption", "resize", "cache"):
+        stage(name).run(job, progress)
+
+
 @pytest.fixture
 def told() -> Told:
     return Told()
@@ -165,3 +184,13 @@ def told() -> Told:
 @pytest.fixture
 def make_prepared() -> Any:
     return prepare
+
+
+@pytest.fixture
+def make_chained() -> Any:
+    return chained
+
+
+@pytest.fixture
+def run_stages() -> Any:
+    return run_by_name

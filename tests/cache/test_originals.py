@@ -8,14 +8,13 @@ import pytest
 from PIL import Image
 
 from pipeline.artefacts import chain
-from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Receipt, read_receipt
 from pipeline.artefacts.records import Failure, ResizedRecord, read_records
 from pipeline.cache.stage import run
 from pipeline.models.places import CacheFolders, cache_folders
 from pipeline.pictures.read import vips_engine
 from pipeline.resize.stage import run as run_resize
-from pipeline.stages import stage
 
 RESIZE = "resolution = 64\nmore_resolutions = [48]\nstep = 16\nmin_side = 32\nmax_side = 128\n"
 UNKEPT = f'{RESIZE}crop = "random"\nkeep = false\n'
@@ -38,22 +37,6 @@ def originals(tmp_path: Path, picture: Any) -> Path:
     return folder
 
 
-def _job(root: Path, base: Any, originals: Path, resize: str, cache: str = "") -> Job:
-    root.mkdir(exist_ok=True)
-    (root / "set.toml").write_text(f'name = "set"\n[folder]\npath = "{originals}"\n')
-    (root / "build.toml").write_text(
-        f'name = "build"\n[base]\ncheckpoint = "{base.checkpoint}"\nconfig = "{base.config}"\n'
-        f'[dataset]\nrecipe = "set.toml"\n[resize]\n{resize}'
-        f"[cache]\nbatch_size = 2\nshard_megabytes = 0.02\n{cache}"
-    )
-    return load_job(root / "build.toml", root / "workspace")
-
-
-def _run(job: Job, told: Any, *names: str) -> None:
-    for name in names or ("download", "caption", "resize", "cache"):
-        stage(name).run(job, told)
-
-
 def _places(job: Job) -> CacheFolders:
     return cache_folders(job, job.datasets[0][1])
 
@@ -70,14 +53,14 @@ def _receipt(folder: Path) -> Receipt:
 
 
 def test_latents_are_those_of_pictures_stored_without_loss(
-    tiny: Any, originals: Path, tmp_path: Path, told: Any
+    tiny: Any, originals: Path, tmp_path: Path, told: Any, make_chained: Any, run_stages: Any
 ) -> None:
     looks = "mirror = true\nrecolour = 2\n"
-    kept = _job(tmp_path / "kept", tiny.as_file, originals, KEPT, looks)
-    unkept = _job(tmp_path / "unkept", tiny.as_file, originals, UNKEPT, looks)
-    _run(kept, told)
+    kept = make_chained(tmp_path / "kept", tiny.as_file, originals, KEPT, looks)
+    unkept = make_chained(tmp_path / "unkept", tiny.as_file, originals, UNKEPT, looks)
+    run_stages(kept, told)
     told.lines.clear()
-    _run(unkept, told)
+    run_stages(unkept, told)
 
     made = _shards(unkept)
     # Both sides at both resolutions, each as it is, mirrored, and recoloured twice; the small one
@@ -101,10 +84,10 @@ def test_latents_are_those_of_pictures_stored_without_loss(
 
 
 def test_latents_stand_when_pictures_are_kept_no_longer(
-    tiny: Any, originals: Path, tmp_path: Path, told: Any
+    tiny: Any, originals: Path, tmp_path: Path, told: Any, make_chained: Any, run_stages: Any
 ) -> None:
-    job = _job(tmp_path, tiny.as_file, originals, KEPT)
-    _run(job, told)
+    job = make_chained(tmp_path, tiny.as_file, originals, KEPT)
+    run_stages(job, told)
     unkept = replace(
         job,
         build=job.recipe.model_copy(
@@ -123,15 +106,21 @@ def test_latents_stand_when_pictures_are_kept_no_longer(
 
 
 def test_originals_that_changed_since_are_failures(
-    tiny: Any, originals: Path, tmp_path: Path, told: Any, picture: Any
+    tiny: Any,
+    originals: Path,
+    tmp_path: Path,
+    told: Any,
+    picture: Any,
+    make_chained: Any,
+    run_stages: Any,
 ) -> None:
-    job = _job(tmp_path, tiny.as_file, originals, UNKEPT)
-    _run(job, told, "download", "caption", "resize")
+    job = make_chained(tmp_path, tiny.as_file, originals, UNKEPT)
+    run_stages(job, told, "download", "caption", "resize")
     cut, gone, other = (originals / n for n in ("wide.jpg", "palette.png", "small.webp"))
     cut.write_bytes(cut.read_bytes()[:3000])
     gone.unlink()
     picture(44, 44).save(other, lossless=True)
-    _run(job, told, "cache")
+    run_stages(job, told, "cache")
     failures = read_records(_places(job).latents / chain.FAILURES_FILE, Failure)
     reasons = sorted({failure.reason for failure in failures})
     assert len(reasons) == 3

@@ -6,10 +6,9 @@ import random
 import re
 import socket
 import sqlite3
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -426,25 +425,6 @@ def test_a_full_disk_ends_with_its_own_error_and_leaves_nothing(
     with pytest.raises(DiskFullError):
         asyncio.run(attempt())
     assert not folder.originals.exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """small_disk(KiB) -> a file system of that size; called again it changes the size."""
-    place = tmp_path / "disk"
-
-    def sized(kib: int) -> Path:
-        options = f"size={kib}k" if not place.exists() else f"remount,size={kib}k"
-        place.mkdir(exist_ok=True)
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True
-        )
-        if done.returncode:
-            pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
-        return place
-
-    yield sized
-    subprocess.run(["umount", str(place)], capture_output=True)
 
 
 def test_a_disk_that_fills_up_stops_the_run_and_more_room_ends_it(
