@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from flows.settings import home_of
-from pipeline.artefacts.files import read_json
+from pipeline.artefacts.files import read_json, translated
 from pipeline.artefacts.locks import is_locked
 from pipeline.errors import RequestError
 
@@ -28,7 +28,7 @@ def connect(workspace: Path) -> str:
     """Puts the server's address into the environment, for prefect's import to find; returns it.
 
     Raises:
-        RequestError: there is no server.
+        RequestError: there is no server, or no folder can be made for Prefect.
     """
     api = os.environ.get("PREFECT_API_URL") or known(workspace)
     if api is None:
@@ -37,4 +37,8 @@ def connect(workspace: Path) -> str:
             f"{workspace}`, or set PREFECT_API_URL to yours."
         )
     os.environ["PREFECT_API_URL"] = api
+    # Prefect makes it without its parents, and warns where those are missing.
+    home = home_of(workspace)
+    with translated(home):
+        home.mkdir(parents=True, exist_ok=True)
     return api

@@ -1,6 +1,7 @@
 """What cannot be deployed is refused before a server is asked."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,22 @@ def test_a_dataset_recipe_has_no_rounds_to_build(write_recipe: WriteRecipe, tmp_
     recipe = write_recipe().with_name("pictures.toml")
     with pytest.raises(RequestError, match="is a dataset recipe"):
         deploy(Wish(recipe, tmp_path / "workspace", "build"))
+
+
+@pytest.mark.prefect
+def test_a_server_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    urushi = Path(sys.executable).with_name("urushi")
+    words = [urushi, "doctor", "--workspace", tmp_path / "workspace"]
+    with socket.create_server(("127.0.0.1", 0)) as shut:
+        api = f"http://127.0.0.1:{shut.getsockname()[1]}/api"
+    ended = subprocess.run(
+        words, capture_output=True, text=True, env=environment | {"PREFECT_API_URL": api}
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("urushi: Prefect's server does not answer (ConnectError: ")
+    assert "`urushi up` runs one" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_without_a_server_it_says_how_to_start_one(
