@@ -29,7 +29,7 @@ VERSIONS = {
     "rate": 1,
     "strength": 1,
     "merge": 1,
-    "refit": 1,
+    "refit": 2,
     "baseline": 1,
     "finish": 1,
 }

@@ -59,6 +59,18 @@ class GrowthFile(Record):
     layers: tuple[LayerRow, ...]
 
 
+class Gain(Record):
+    """From the origin to the end, on the judging half of the first round's dataset."""
+
+    before: float
+    """The origin's mean loss."""
+    after: float
+    """That of what stands at the end: of the last merged round, or of all strengths fitted."""
+    low: float
+    high: float
+    """95 % bootstrap interval of the mean paired difference before - after."""
+
+
 class Refitted(Record):
     """All strengths fitted together after the last round; builds/NAME/refit.json."""
 
@@ -84,6 +96,9 @@ class Refitted(Record):
     """On the judging half, at merged_at and at the fitted strengths that the anchor allows; low and
     high are the 95 % bootstrap interval of the mean paired difference."""
     buckets: tuple[BucketLoss, ...]
+    origin: Gain
+    """From the origin to these strengths, on all the judging pictures; what stands at the end if
+    they were kept."""
     anchor_before: float | None
     anchor_after: float | None
 
@@ -207,6 +222,8 @@ class Ledger(Record):
     heldout_pictures: int
     heldout_origin: float | None
     """The origin's loss on the reporting half; None before round 1 is judged."""
+    gain: Gain | None = None
+    """From the origin to what stands; None before a round is merged."""
     rounds: tuple[RoundRow, ...]
     final: str | None
     final_sha256: str | None

@@ -158,6 +158,11 @@ class BuildFolder:
         return self.root / f"final{self.suffix}"
 
     @property
+    def final_samples(self) -> Path:
+        """Pictures of the final checkpoint, where it is not the last round's."""
+        return self.root / "samples"
+
+    @property
     def final_lora(self) -> Path:
         return self.root / "final.lora.safetensors"
 

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artefacts.ledger import RoundRow
+from pipeline.artefacts.ledger import Ledger, RoundRow
 from pipeline.artefacts.receipts import Receipt, done, read_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths
 from pipeline.preview.shots import Shot, shots
+from pipeline.preview.standing import fitted
 from pipeline.recipe.preview import Preview
 
 
@@ -17,7 +18,7 @@ class Column:
     """The pictures of one checkpoint."""
 
     number: int
-    """The round; 0 is the origin."""
+    """The round; 0 is the origin, one more than the last round the final checkpoint."""
     title: str
     note: str
     """The strength that the round was merged at, or that it was left out."""
@@ -71,13 +72,32 @@ def read_sheet(folder: BuildFolder, rows: Sequence[RoundRow], upto: int) -> Shee
             samples = folder.round(row.round).samples
             standing = (
                 tuple(picture_paths(samples, len(wanted)))
-                if _matches(_whole(samples), origin, row)
+                if _is_of(_whole(samples), origin, row.checkpoint_sha256)
                 else None
             )
         if standing is not None:
             title, laid = f"round {row.round}", row.strength > 0
             columns.append(Column(row.round, title, strength_note(row), standing, laid))
     return Sheet(wanted, tuple(columns))
+
+
+def with_final(sheet: Sheet, folder: BuildFolder, ledger: Ledger) -> Sheet:
+    """The sheet and a last column of the final checkpoint, if that is no round's and is drawn."""
+    identity, origin = final_identity(ledger), _whole(folder.round(0).samples)
+    if not sheet.columns or identity is None or origin is None:
+        return sheet
+    if not _is_of(_whole(folder.final_samples), origin, identity):
+        return sheet
+    pictures = tuple(picture_paths(folder.final_samples, len(sheet.shots)))
+    number = max(row.round for row in ledger.rounds) + 1
+    last = Column(number, "final", "all strengths fitted", pictures)
+    return Sheet(sheet.shots, (*sheet.columns, last))
+
+
+def final_identity(ledger: Ledger) -> str | None:
+    """sha256 of the final checkpoint where strengths were fitted together; None where it is the
+    last merged round's."""
+    return ledger.final_sha256 if fitted(ledger) is not None else None
 
 
 def strength_note(row: RoundRow) -> str:
@@ -92,8 +112,6 @@ def _whole(samples: Path) -> Receipt | None:
     return done(samples, receipt.fingerprint)
 
 
-def _matches(receipt: Receipt | None, origin: Receipt, row: RoundRow) -> bool:
-    return receipt is not None and receipt.inputs == {
-        **origin.inputs,
-        "identity": row.checkpoint_sha256,
-    }
+def _is_of(receipt: Receipt | None, origin: Receipt, identity: str) -> bool:
+    """Whether the samples are of these weights, drawn as the origin's were."""
+    return receipt is not None and receipt.inputs == {**origin.inputs, "identity": identity}

@@ -13,7 +13,7 @@ from pipeline.artefacts.files import write_text
 from pipeline.artefacts.ledger import Ledger
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview import figures, sections
-from pipeline.preview.columns import Sheet, read_sheet
+from pipeline.preview.columns import Sheet, read_sheet, with_final
 from pipeline.preview.counts import StageCount
 from pipeline.preview.data import DatasetFacts
 from pipeline.preview.page import page
@@ -39,7 +39,7 @@ def write_report(
         DiskFullError, RequestError: it cannot be written.
     """
     last = max((row.round for row in ledger.rounds), default=0)
-    sheet = read_sheet(folder, ledger.rounds, last)
+    sheet = with_final(read_sheet(folder, ledger.rounds, last), folder, ledger)
     recipe = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else None
     text = render(folder, ledger, sheet, recipe, counts, facts)
     if not folder.report.is_file() or folder.report.read_bytes() != text.encode():

@@ -16,7 +16,7 @@ from pipeline.artefacts.receipts import done, read_receipt, write_receipt
 from pipeline.models.family import family_of
 from pipeline.models.inspect import inspect, require_supported
 from pipeline.preview.card import write_card
-from pipeline.preview.columns import read_sheet
+from pipeline.preview.columns import final_identity, read_sheet
 from pipeline.preview.counts import data_counts
 from pipeline.preview.data import dataset_facts
 from pipeline.preview.grid import write_grid
@@ -46,6 +46,7 @@ def run(job: Job, progress: Progress) -> Outcome:
         ledger = read_ledger(folder.ledger) if folder.ledger.exists() else None
         rows = ledger.rounds if ledger is not None else ()
         drawn = draw_samples(job, rows, progress)
+        drawn += draw_final(job, ledger, progress) if ledger is not None else 0
         written = 0
         for number in [row.round for row in rows] or [0]:
             written += _write_round_grid(job, rows, number, progress)
@@ -123,6 +124,21 @@ def draw_samples(job: Job, rows: Sequence[RoundRow], progress: Progress) -> int:
         sample(base, checkpoint, preview, size, samples, identity, progress, what=what)
         drawn += len(shots(preview))
     return drawn
+
+
+def draw_final(job: Job, ledger: Ledger, progress: Progress) -> int:
+    """Pictures of the final checkpoint where its strengths were fitted together, so that no round's
+    show it; returns how many were drawn. Hold the build's lock."""
+    folder, preview, size = job.folder, job.recipe.preview, sample_size(job.recipe)
+    identity = final_identity(ledger)
+    if identity is None or not preview.prompts:
+        return 0
+    base, samples = job.recipe.base, folder.final_samples
+    if is_sampled(base, preview, size, samples, identity):
+        return 0
+    what = "samples of the final checkpoint"
+    sample(base, folder.final, preview, size, samples, identity, progress, what=what)
+    return len(shots(preview))
 
 
 def origin_identity(job: Job) -> str:

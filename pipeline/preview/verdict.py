@@ -2,7 +2,7 @@
 
 from html import escape
 
-from pipeline.artefacts.ledger import Ledger, RoundRow
+from pipeline.artefacts.ledger import Gain, Ledger, RoundRow
 from pipeline.preview import wording
 from pipeline.preview.plots import searched
 from pipeline.preview.standing import anchors, fitted, levels, stands
@@ -25,19 +25,31 @@ def verdict(ledger: Ledger) -> str:
         text = (
             f"{wording.count(merged, 'round')} of training took the held-out loss "
             f"from {wording.loss(before)} to <b>{wording.loss(after)}</b>: "
-            f"<b>{wording.share(gain)} lower</b>."
+            f"<b>{wording.share(gain)} lower</b>{_range(ledger.gain)}."
         )
     else:
         text = (
             f"{wording.count(merged, 'round')} of training did not help: the held-out loss went "
             f"from {wording.loss(before)} to <b>{wording.loss(after)}</b>, "
-            f"{wording.share(-gain)} higher."
+            f"{wording.share(-gain)} higher{_range(ledger.gain)}."
         )
     if ledger.status == "running":
         text += " The build is not finished."
     elif ledger.status == "stopped by the gate" and ledger.stopped is None:
         text += " The gate stopped the build early, because rounds no longer helped."
     return text
+
+
+def _range(gain: Gain | None) -> str:
+    """How far chance may have moved the change of the loss, as a share of the origin's."""
+    if gain is None or gain.before <= 0:
+        return ""
+    low, high = (
+        f"{'+' if change > 0 else ''}{wording.share(change)}".replace("-", "\N{MINUS SIGN}")
+        for change in (-gain.high / gain.before, -gain.low / gain.before)
+    )
+    chance = ", which may be chance" if gain.low <= 0 <= gain.high else ""
+    return f" (95 % range {low} to {high}{chance})"
 
 
 def reasons(ledger: Ledger) -> str:

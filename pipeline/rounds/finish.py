@@ -10,7 +10,7 @@ from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.receipts import NAME, write_receipt
 from pipeline.errors import GateStopped, RequestError
-from pipeline.preview.stage import make_report
+from pipeline.preview.stage import draw_final, make_report
 from pipeline.progress import Progress
 from pipeline.rounds.baseline import baseline_found
 from pipeline.rounds.chain import Link, lay, write_checkpoint
@@ -61,6 +61,8 @@ def finish(job: Job, progress: Progress) -> Outcome:
     elif read_ledger(folder.ledger).status == "running":
         # A part before this one gathered it anew: a rejected round, or pictures drawn again.
         write_build_ledger(job, status, final=True)
+    drawn = draw_final(job, read_ledger(folder.ledger), progress)
+    already = already and not drawn
     # Here, so that a kill right after the receipt, or another `keep`, is made good.
     drop_checkpoints(job, found, finished=True)
     # The report follows [preview] too, which the receipt above does not; it is written only if it

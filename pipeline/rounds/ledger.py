@@ -5,17 +5,26 @@ from typing import Literal
 
 from pipeline.artefacts.chain import images_receipt, resize_fingerprint
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.ledger import Ledger, RoundRow, read_ledger, write_ledger
+from pipeline.artefacts.ledger import (
+    Gain,
+    Ledger,
+    Refitted,
+    RoundRow,
+    read_ledger,
+    write_ledger,
+)
 from pipeline.artefacts.receipts import read_receipt
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.inspect import inspect
 from pipeline.models.places import cache_folders
 from pipeline.rounds.baseline import baseline_found
 from pipeline.rounds.chain import origin_digest, sha256, was_laid
+from pipeline.rounds.gate import judge
 from pipeline.rounds.history import History, Laid, history
 from pipeline.rounds.pictures import pictures
 from pipeline.rounds.rates import trials_found
-from pipeline.rounds.settle import refitted
+from pipeline.rounds.settle import gain_of, refitted
+from pipeline.train.counted import seed_of
 
 Status = Literal["running", "finished", "stopped by the gate"]
 
@@ -62,12 +71,26 @@ def gather(job: Job, history: History, status: Status, *, final: bool) -> Ledger
         baseline=baseline_found(job, history),
         heldout_pictures=len(pictures(job, recipe.law()[0]).split.held_out),
         heldout_origin=laid[0].choice.counts.before if laid else None,
+        gain=_gain(job, history, refit),
         rounds=rows,
         final=folder.final.name if final else None,
         final_sha256=sha256(folder.final) if final else None,
         final_lora=folder.final_lora.name if final else None,
         seconds=_data_seconds(job),
     )
+
+
+def _gain(job: Job, history: History, refit: Refitted | None) -> Gain | None:
+    """Other datasets' judging pictures are others: their losses do not compare with the first's."""
+    merged = [item for item in history.laid if item.choice.merged]
+    first = history.laid[0].law.dataset if history.laid else None
+    if refit is not None and refit.kept and {item.law.dataset for item in merged} == {first}:
+        return refit.origin
+    alike = [item for item in merged if item.law.dataset == first]
+    if not alike:
+        return None
+    losses = history.laid[0].choice.counts.losses_before, alike[-1].choice.counts.losses_after
+    return gain_of(judge(*losses, seed_of(job.recipe.seed, "bootstrap", "gain")))
 
 
 def _row(job: Job, item: Laid, last: Mapping[int, float]) -> RoundRow | None:

@@ -12,14 +12,14 @@ from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.ledger import Refitted
+from pipeline.artefacts.ledger import Gain, Refitted
 from pipeline.artefacts.receipts import read_receipt, write_receipt
 from pipeline.progress import Progress
 from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.buckets import bucket_losses
 from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.evaluate import HeldOut
-from pipeline.rounds.gate import ceiling, judge, shrink
+from pipeline.rounds.gate import Verdict, ceiling, judge, shrink
 from pipeline.rounds.history import History
 from pipeline.rounds.jury import Jury
 from pipeline.rounds.pictures import Pictures, pictures
@@ -122,11 +122,12 @@ def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
             moved = shrink(forgets, 1.0, max(most, forgets(0.0))).strength
             strengths = forgets.between(moved)
         before, after = jury.judged(start), jury.judged(strengths)
-    verdict = judge(
-        before.mean(axis=1).tolist(),
-        after.mean(axis=1).tolist(),
-        seed_of(job.recipe.seed, "bootstrap", "refit"),
+        origin = jury.judged((0.0,) * len(start))
+    seed = seed_of(job.recipe.seed, "bootstrap", "refit")
+    without, as_merged, as_fitted = (
+        losses.mean(axis=1).tolist() for losses in (origin, before, after)
     )
+    verdict = judge(as_merged, as_fitted, seed)
     return Refitted(
         rounds=tuple(link.round for link in links),
         merged_at=start,
@@ -141,9 +142,15 @@ def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
         low=verdict.low,
         high=verdict.high,
         buckets=bucket_losses(before, after),
+        origin=gain_of(judge(without, as_fitted, seed)),
         anchor_before=forgets(0.0) if forgets else None,
         anchor_after=forgets(moved) if forgets else None,
     )
+
+
+def gain_of(verdict: Verdict) -> Gain:
+    """As the ledger has it."""
+    return Gain(before=verdict.before, after=verdict.after, low=verdict.low, high=verdict.high)
 
 
 class _Anchor:

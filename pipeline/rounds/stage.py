@@ -66,7 +66,8 @@ def parts(job: Job) -> tuple[Part, ...]:
         listed.append(Part("refit", _locked(_refit)))
     if job.recipe.baseline.single:
         listed.append(Part("baseline", _locked(run_baseline)))
-    listed.append(Part("finish", _locked(finish, gpu=False)))
+    # What strengths that were fitted together draw is only drawn there.
+    listed.append(Part("finish", _locked(finish, gpu=rounds.refits)))
     return tuple(listed)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 from PIL import Image
 
-from pipeline.artefacts.ledger import Candidate, Ledger, RoundRow
+from pipeline.artefacts.ledger import Candidate, Ledger, Refitted, RoundRow
 from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths, sample_fingerprint, settings
@@ -157,6 +157,7 @@ def make_ledger(*rows: RoundRow, **changes: Any) -> Ledger:
         "baseline": None,
         "heldout_pictures": 20,
         "heldout_origin": 1.5 if rows else None,
+        "gain": None,
         "rounds": rows,
         "final": None,
         "final_sha256": None,
@@ -190,12 +191,35 @@ def put_samples(
     return paths
 
 
+def make_refit(**changes: Any) -> Refitted:
+    facts = {
+        "rounds": (1, 2),
+        "merged_at": (0.81, 0.82),
+        "fitted": (0.7, 0.6),
+        "strengths": (0.7, 0.6),
+        "kept": True,
+        "passes": 4,
+        "chosen_before": 0.5,
+        "chosen_after": 0.4,
+        "before": 0.47,
+        "after": 0.45,
+        "low": 0.01,
+        "high": 0.03,
+        "buckets": (),
+        "origin": {"before": 1.5, "after": 0.45, "low": 0.9, "high": 1.2},
+        "anchor_before": None,
+        "anchor_after": None,
+    }
+    return Refitted.model_validate(facts | changes)
+
+
 class Make(NamedTuple):
     """The makers above, for tests, which cannot import this file."""
 
     row: Callable[..., RoundRow] = make_row
     ledger: Callable[..., Ledger] = make_ledger
     samples: Callable[..., list[Path]] = put_samples
+    refit: Callable[..., Refitted] = make_refit
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pipeline.artefacts.workspace import BuildFolder
-from pipeline.preview.columns import read_sheet
+from pipeline.preview.columns import read_sheet, with_final
 from pipeline.recipe.preview import Preview
 
 PREVIEW = Preview(prompts=("a", "b"))
@@ -58,6 +58,25 @@ def test_a_rounds_own_grid_is_origin_what_stood_before_and_itself(folder: Any, m
         3: ["origin", "round 2", "round 3"],
         4: ["origin", "round 2", "round 4"],
     }
+
+
+def test_the_final_checkpoint_has_a_column_where_no_round_is_it(folder: Any, make: Any) -> None:
+    row = make.row(1)
+    make.samples(folder, 1, row.checkpoint_sha256, GREY, PREVIEW)
+    fit = make.refit(rounds=(1,), merged_at=(0.81,), fitted=(0.7,), strengths=(0.7,))
+    ended = {"final": "final.safetensors", "final_sha256": "ff" * 32, "refit": fit}
+
+    def shown(**changes: Any) -> list[str]:
+        ledger = make.ledger(row, **{**ended, **changes})
+        sheet = with_final(read_sheet(folder, [row], 1), folder, ledger)
+        return [column.title for column in sheet.columns]
+
+    assert shown() == ["origin", "round 1"], "it is not drawn yet"
+    drawn = make.samples(folder, 5, "ff" * 32, GREY, PREVIEW)[0].parent
+    drawn.rename(folder.final_samples)
+    assert shown() == ["origin", "round 1", "final"]
+    assert shown(refit=fit.model_copy(update={"kept": False})) == ["origin", "round 1"]
+    assert shown(final_sha256="ee" * 32) == ["origin", "round 1"], "drawn of other weights"
 
 
 def test_rows_are_told_apart_by_seed_where_prompts_repeat(folder: Any, make: Any) -> None:

@@ -2,30 +2,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.artefacts.ledger import BaselineRow, BucketLoss, Refitted, Single, Trial
+from pipeline.artefacts.ledger import BaselineRow, BucketLoss, Single, Trial
 from pipeline.preview.standing import anchors, levels, stands
 from pipeline.preview.verdict import reasons, verdict
-
-
-def refit(**changes: Any) -> Refitted:
-    facts = {
-        "rounds": (1, 2),
-        "merged_at": (0.81, 0.82),
-        "fitted": (0.7, 0.6),
-        "strengths": (0.7, 0.6),
-        "kept": True,
-        "passes": 4,
-        "chosen_before": 0.5,
-        "chosen_after": 0.4,
-        "before": 0.47,
-        "after": 0.45,
-        "low": 0.01,
-        "high": 0.03,
-        "buckets": (),
-        "anchor_before": None,
-        "anchor_after": None,
-    }
-    return Refitted.model_validate(facts | changes)
 
 
 def bands(*afters: float) -> tuple[BucketLoss, ...]:
@@ -37,15 +16,28 @@ def bands(*afters: float) -> tuple[BucketLoss, ...]:
 
 def test_what_stands_ends_with_the_fit_only_if_it_was_kept(make: Any) -> None:
     rows = (make.row(1), make.row(2))
-    kept = make.ledger(*rows, refit=refit())
+    kept = make.ledger(*rows, refit=make.refit())
     assert [s.name for s in stands(kept)] == ["origin", "round 1", "round 2", "all fitted"]
     last = stands(kept)[-1]
     assert (last.loss, last.low, last.high) == (0.45, pytest.approx(0.44), pytest.approx(0.46))
     assert "to <b>0.4500</b>" in verdict(kept)
     assert "<b>0.70, 0.60</b>, which lowered the loss by 0.0200 more" in reasons(kept)
-    dropped = make.ledger(*rows, refit=refit(kept=False))
+    dropped = make.ledger(*rows, refit=make.refit(kept=False))
     assert stands(dropped)[-1].name == "round 2"
     assert "so they stayed" in reasons(dropped)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.3, 0.75, "lower</b> (95 % range \N{MINUS SIGN}50 % to \N{MINUS SIGN}20 %)."),
+        (-0.03, 0.3, "(95 % range \N{MINUS SIGN}20 % to +2.0 %, which may be chance)."),
+    ],
+)
+def test_the_verdict_says_how_sure_it_is(make: Any, low: float, high: float, said: str) -> None:
+    gain = {"before": 1.5, "after": 0.705, "low": low, "high": high}
+    assert said in verdict(make.ledger(make.row(1), gain=gain))
+    assert "95 %" not in verdict(make.ledger(make.row(1)))
 
 
 def test_noise_levels_compare_the_origin_with_the_end(make: Any) -> None:
@@ -58,7 +50,7 @@ def test_noise_levels_compare_the_origin_with_the_end(make: Any) -> None:
     found = levels(make.ledger(*rows))
     assert [(one.first, round(one.change, 6)) for one in found] == [(0, -0.2), (250, 0.05)]
     assert "At timesteps 250 to 499 the loss rose" in reasons(make.ledger(*rows))
-    fitted = make.ledger(*rows[:2], refit=refit(buckets=bands(0.7, 0.9)))
+    fitted = make.ledger(*rows[:2], refit=make.refit(buckets=bands(0.7, 0.9)))
     assert [round(one.change, 6) for one in levels(fitted)] == [-0.3, -0.1]
     assert levels(make.ledger(make.row(1))) == ()
 
