@@ -168,7 +168,7 @@ def build_traps(recipe: BuildRecipe) -> Iterator[Trap]:
             f"[lora].conv_rank {recipe.lora.conv_rank} trains convolutions too: larger files and "
             "slower steps. The one controlled comparison on SD 1.5 that we know of saw no gain.",
         )
-    if recipe.lora.linear_alpha > recipe.lora.rank:
+    if recipe.lora.linear_alpha > recipe.lora.rank and not recipe.lora.rslora:
         yield Trap(
             "alpha-above-rank",
             f"[lora].alpha {recipe.lora.linear_alpha:g} is above rank {recipe.lora.rank}: it "
@@ -230,7 +230,7 @@ def picture_traps(recipe: BuildRecipe, dataset: DatasetRecipe, known: Known) -> 
             "few-pictures",
             f"{dataset.name} has {count} pictures; a character wants {CHARACTER_LEAST} or more.",
         )
-    if lora.linear_alpha > lora.rank / 2 and count < FEW:
+    if lora.linear_alpha > lora.rank / 2 and count < FEW and not lora.rslora:
         yield Trap(
             "alpha-few-pictures",
             f"[lora].alpha {lora.linear_alpha:g} is above half of rank {lora.rank} with only "

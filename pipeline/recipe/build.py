@@ -1,5 +1,6 @@
 """The build recipe: which base, which pictures, and the rounds laid over it."""
 
+from collections.abc import Iterator
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pipeline.recipe.baseline import Baseline
 from pipeline.recipe.cache import Cache
 from pipeline.recipe.card import Card
 from pipeline.recipe.lora import Lora
+from pipeline.recipe.optimizers import averages
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.resize import Resize
 from pipeline.recipe.rounds import DAMPED, Round, RoundLaw, Rounds
@@ -71,6 +73,13 @@ class BuildRecipe(Section):
             raise ValueError("[rounds] needs epochs or steps")
         return self
 
+    @model_validator(mode="after")
+    def _lora_goes_with_its_rounds(self) -> Self:
+        laws = self.law()
+        for refused in (*dora_refusals(self, laws), *max_norm_refusals(self, laws)):
+            raise ValueError(refused)
+        return self
+
     @property
     def caches_text(self) -> bool:
         """Whether any round is shown what the origin's text encoders give: they are all live from
@@ -112,6 +121,44 @@ class BuildRecipe(Section):
         if not by_hand.train:
             return self.train
         return Train.model_validate({**self.train.model_dump(), **by_hand.train})
+
+
+def dora_refusals(recipe: BuildRecipe, laws: tuple[RoundLaw, ...]) -> Iterator[str]:
+    """What cannot be had with [lora].dora: all that takes a round's delta for a sum."""
+    if not recipe.lora.dora:
+        return
+    rounds, several = recipe.rounds, len(laws) > 1
+    because = "a DoRA's effect depends on the weights below it and is no sum"
+    if rounds.start == "carried":
+        yield f'[rounds].start = "carried" with [lora].dora: {because}. Use another start'
+    if rounds.refits and several:
+        yield f"[rounds].refit with [lora].dora: {because}. Set refit = false"
+    if recipe.baseline.single:
+        yield f"[baseline].single with [lora].dora: {because}. Set single = false"
+    if any(law.train.earlier_beside for law in laws):
+        yield (
+            f"[train] in a precision or storage that puts earlier rounds beside the base, with "
+            f"[lora].dora: {because}. Use fp16 or float32"
+        )
+    if any(law.train.storage not in ("auto", "float32") for law in laws):
+        yield '[train].storage with [lora].dora: it reads the weights. Use storage = "auto"'
+
+
+def max_norm_refusals(recipe: BuildRecipe, laws: tuple[RoundLaw, ...]) -> Iterator[str]:
+    """What [lora].max_norm would undo."""
+    if recipe.lora.max_norm is None:
+        return
+    if recipe.rounds.start == "carried":
+        yield (
+            '[lora].max_norm with [rounds].start = "carried": it would scale back what was '
+            "carried over. Use another start"
+        )
+    names = [law.train.optimizer for law in laws if averages(law.train.optimizer)]
+    if names:
+        yield (
+            f"[lora].max_norm with [train].optimizer {names[0]}, which trains at one point and "
+            "is judged at another. Use another optimizer"
+        )
 
 
 def _strength(rounds: Rounds, by_hand: Round, index: int) -> float | None:

@@ -19,12 +19,27 @@ class Lora(Section):
 
     rank: int = Field(16, ge=1, le=1024)
     alpha: Positive | None = None
-    """The delta is alpha / rank x up x down. Default: equal to the rank."""
+    """The delta is alpha / rank x up x down. Default: equal to the rank, for a factor of 1."""
     conv_rank: int = Field(0, ge=0, le=1024)
     """Rank of 3x3 convolutions (C3Lier / LoCon); the resnets' time projections and shortcuts then
     get `rank`. 0 trains the attention transformers alone."""
     conv_alpha: Positive | None = None
     """Default: conv_rank x alpha / rank, the same scale as the linear layers."""
+    rslora: bool = False
+    """The factor is alpha / root of rank (Kalajdzievski 2023, arXiv 2312.03732), so that a high
+    rank is not slowed down; files say the alpha that means the same by alpha / rank."""
+    dora: bool = False
+    """Magnitudes of the outputs are trained beside the factors (DoRA: Liu et al. 2024, arXiv
+    2402.09353). Slower by a third and more, and read by fewer programs: diffusers drops them."""
+    dropout: float = Field(0, ge=0, lt=1)
+    """Share of a layer's input that the LoRA does not see in a step."""
+    rank_dropout: float = Field(0, ge=0, lt=1)
+    """Share of a layer's directions that are left out for a picture; the others grow for it."""
+    module_dropout: float = Field(0, ge=0, lt=1)
+    """Share of the layers whose delta is left out of a batch."""
+    max_norm: Positive | None = None
+    """The largest Frobenius norm that a layer's delta may have; after each step what is above is
+    scaled back (kohya's scale_weight_norms; 1.0 is usual). The receipt says what was."""
     preset: Preset = "full"
     """Which layers. full: the attention transformers and, with conv_rank, the resnets: for styles
     and whole models, which reach into colour and line. attn-mlp: attention and feed-forward layers
@@ -39,8 +54,8 @@ class Lora(Section):
     Block Weight extension, or a number for each block. What is not named, or is 0, is left out of
     the LoRA. Default: all blocks of the preset."""
     block_ranks: str | None = None
-    """Ranks of blocks that differ: "IN04-07 = 8, M00 = 16"; others have `rank`. Alpha follows, so
-    that alpha / rank stays."""
+    """Ranks of blocks that differ: "IN04-07 = 8, M00 = 16"; others have `rank`. Alpha stays, as in
+    kohya's files: diffusers reads one for all attention layers."""
     block_conv_ranks: str | None = None
     """As block_ranks, of 3x3 convolutions; 0 leaves a block's out."""
 
@@ -51,8 +66,18 @@ class Lora(Section):
                 f'has conv_rank {self.conv_rank}, and the preset "{self.preset}" covers no '
                 'convolutions: take conv_rank out, or use preset = "full"'
             )
+        if self.dora and (self.rank_dropout or self.module_dropout or self.max_norm):
+            raise ValueError(
+                "has dora with rank_dropout, module_dropout or max_norm, which would change the "
+                "norms that it divides by: take them out; dropout goes with it"
+            )
         if self.block_conv_ranks is not None and not self.conv_rank:
             raise ValueError("has block_conv_ranks without a conv_rank: set it")
+        if self.rslora and (self.block_ranks is not None or self.block_conv_ranks is not None):
+            raise ValueError(
+                "has rslora and ranks of blocks: an alpha for each rank, which diffusers would not "
+                "read. Take one of them out"
+            )
         _read("blocks", self.blocks, 0)
         for key, text, least in (
             ("block_ranks", self.block_ranks, 1),
@@ -68,22 +93,21 @@ class Lora(Section):
 
     @property
     def linear_alpha(self) -> float:
-        return float(self.rank) if self.alpha is None else self.alpha
+        """As files have it: the factor on up x down is alpha / rank."""
+        if self.alpha is None:
+            return float(self.rank)
+        return self.alpha * self.rank**0.5 if self.rslora else self.alpha
 
     @property
     def convolution_alpha(self) -> float:
-        if self.conv_alpha is not None:
-            return self.conv_alpha
-        return self.conv_rank * self.linear_alpha / self.rank
+        if self.conv_alpha is None:
+            return self.conv_rank * self.linear_scale
+        return self.conv_alpha * self.conv_rank**0.5 if self.rslora else self.conv_alpha
 
     @property
     def linear_scale(self) -> float:
-        """The factor on up x down, whatever the rank of a block."""
+        """The factor on up x down."""
         return self.linear_alpha / self.rank
-
-    @property
-    def convolution_scale(self) -> float:
-        return self.convolution_alpha / self.conv_rank
 
     def rates(self, family: Family) -> Blocks:
         """Each block's share of the learning rate; 0: it is not trained."""

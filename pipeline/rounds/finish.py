@@ -44,18 +44,21 @@ def finish(job: Job, progress: Progress) -> Outcome:
         started = time.monotonic()
         links = final_links(job, found)
         _write_final(job, found, links, progress)
-        merge.concat(
-            [merge.Addend(link.lora, link.strength) for link in links],
-            folder.final_lora,
-            identities={link.lora: link.blake3 for link in links},
-        )
+        outputs = files_of(folder.final)
+        if not job.recipe.lora.dora:  # Of which there is no sum in one file.
+            merge.concat(
+                [merge.Addend(link.lora, link.strength) for link in links],
+                folder.final_lora,
+                identities={link.lora: link.blake3 for link in links},
+            )
+            outputs = [*outputs, folder.final_lora]
         write_build_ledger(job, status, final=True)
         write_receipt(
             folder.root,
             "finish",
             _fingerprint(job, found),
             inputs={"rounds": [link.round for link in links]},
-            outputs=[*files_of(folder.final), folder.final_lora],
+            outputs=outputs,
             seconds=time.monotonic() - started,
         )
     elif read_ledger(folder.ledger).status == "running":

@@ -75,7 +75,7 @@ def gather(job: Job, history: History, status: Status, *, final: bool) -> Ledger
         rounds=rows,
         final=folder.final.name if final else None,
         final_sha256=sha256(folder.final) if final else None,
-        final_lora=folder.final_lora.name if final else None,
+        final_lora=folder.final_lora.name if final and not recipe.lora.dora else None,
         seconds=_data_seconds(job),
     )
 

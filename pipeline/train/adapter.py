@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.artefacts.files import write_bytes
 from pipeline.artefacts.tensors import ordered
-from pipeline.errors import RequestError
 from pipeline.recipe.lora import Lora
 from pipeline.train.counted import seed_of
 from pipeline.train.denoiser import Denoiser
+from pipeline.train.dora import begin_magnitudes, dora_scale, has_magnitudes
 from pipeline.train.naming import kohya_names
 from pipeline.train.targets import Target, targets
 
@@ -30,16 +30,27 @@ def attach(network: Denoiser, lora: Lora, seed: int) -> list[Target]:
     network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "lora"))
-        inject(network, covered, NAME)
+        inject(network, covered, NAME, dora=lora.dora, dropout=lora.dropout)
     for parameter in trainable(network):
         parameter.data = parameter.data.float()
     return covered
 
 
-def inject(network: Denoiser, covered: Sequence[Target], name: str) -> None:
+def inject(
+    network: Denoiser,
+    covered: Sequence[Target],
+    name: str,
+    *,
+    dora: bool = False,
+    dropout: float = 0,
+) -> None:
     """Adds factors of these ranks under `name`, and lets every adapter of each layer act.
 
     Only those of the round's own adapter are trained.
+
+    Args:
+        dora: with magnitudes, those of the weights.
+        dropout: share of a layer's input that is left out in training.
     """
     first = covered[0]
     config = LoraConfig(
@@ -49,11 +60,15 @@ def inject(network: Denoiser, covered: Sequence[Target], name: str) -> None:
         rank_pattern={exactly(t.name): t.rank for t in covered},
         alpha_pattern={exactly(t.name): t.alpha for t in covered},
         init_lora_weights=True,
+        use_dora=dora,
+        lora_dropout=dropout,
     )
     inject_adapter_in_model(config, network, name)
     del network.peft_config  # Only for saving, which peft does not do here; it warns of a second.
     for _, layer in layers(network):
         layer.set_adapter(list(layer.lora_A))
+        if has_magnitudes(layer, name):
+            begin_magnitudes(layer, name)
     for path, parameter in network.named_parameters():
         parameter.requires_grad_(f".{NAME}." in path)
 
@@ -82,12 +97,15 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
 def set_strength(network: Denoiser, strength: float, name: str = NAME) -> None:
     """Multiplies the delta of every layer of an adapter by `strength`; weights stay as they are."""
     for _, layer in layers(network):
-        if name in layer.lora_A:
+        if has_magnitudes(layer, name):
+            layer.lora_magnitude_vector[name].strength = strength
+        elif name in layer.lora_A:
             layer.set_scale(name, strength)
 
 
 def factors(network: Denoiser) -> dict[str, Tensor]:
-    """Under kohya's names: lora_down (r, in[, k, k]), lora_up (out, r[, 1, 1]) and alpha ()."""
+    """Under kohya's names: lora_down (r, in[, k, k]), lora_up (out, r[, 1, 1]) and alpha (); of a
+    DoRA also dora_scale (out, 1[, 1, 1])."""
     tensors = {}
     for key, layer in named(network):
         down = layer.lora_A[NAME].weight
@@ -95,6 +113,8 @@ def factors(network: Denoiser) -> dict[str, Tensor]:
         tensors[f"{key}.lora_down.weight"] = down.detach().float().cpu().contiguous()
         tensors[f"{key}.lora_up.weight"] = up.detach().float().cpu().contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[NAME]))
+        if has_magnitudes(layer, NAME):
+            tensors[f"{key}.dora_scale"] = dora_scale(layer, NAME)
     return tensors
 
 
@@ -108,22 +128,3 @@ def named(network: Denoiser) -> Iterator[tuple[str, LoraLayer]]:
 def save_lora(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a kohya-format file, in float32: late rounds' factors are too small for fp16."""
     write_bytes(path, ordered(save(dict(tensors), metadata=dict(metadata))))
-
-
-def load_lora(network: Denoiser, path: Path) -> None:
-    """Reads a file of `save_lora` into the attached adapter.
-
-    Raises:
-        RequestError: it has other layers or ranks.
-    """
-    tensors = load_file(path)
-    for key, layer in named(network):
-        for part, factor in (("lora_down", layer.lora_A), ("lora_up", layer.lora_B)):
-            found, own = tensors.get(f"{key}.{part}.weight"), factor[NAME].weight
-            if found is None or found.shape != own.shape:
-                shape = "none" if found is None else f"{list(found.shape)}"
-                raise RequestError(
-                    f"{path} has {shape} for {key}.{part}, where [lora] asks for "
-                    f"{list(own.shape)}. Give [lora] the ranks that it was trained with."
-                )
-            own.data.copy_(found)

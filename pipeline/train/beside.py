@@ -16,18 +16,24 @@ from pipeline.errors import RequestError
 from pipeline.train.adapter import inject, layers, set_strength
 from pipeline.train.carry import Carried
 from pipeline.train.denoiser import Denoiser, plain
+from pipeline.train.dora import fill_magnitudes
 from pipeline.train.naming import kohya_names
 from pipeline.train.plan import Earlier
 from pipeline.train.targets import Target
 
 TEXT = "lora_te"
 """What kohya's names of text encoders' layers begin with."""
-PARTS = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}
+PARTS = {
+    "lora_down.weight": "down",
+    "lora_up.weight": "up",
+    "alpha": "alpha",
+    "dora_scale": "magnitudes",
+}
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What a LoRA adds to one layer: scale x up @ down."""
+    """What a LoRA adds to one layer: scale x up @ down, or what a DoRA makes of it."""
 
     down: Tensor
     """(r, in[, k, k])"""
@@ -35,6 +41,8 @@ class Delta:
     """(out, r[, 1, 1])"""
     alpha: float
     """The scale is alpha / r."""
+    magnitudes: Tensor | None = None
+    """(out, 1[, 1, 1]) of a DoRA."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,21 @@ class Beside:
     deltas: Mapping[str, Delta]
     """By kohya's name of the layer."""
     strength: float
+
+    @property
+    def is_dora(self) -> bool:
+        return any(delta.magnitudes is not None for delta in self.deltas.values())
+
+
+def require_alone(loras: Sequence[Beside]) -> None:
+    """Raises RequestError where one of several is a DoRA."""
+    dora = next((lora.name for lora in loras if lora.is_dora), None)
+    if dora is not None and len(loras) > 1:
+        raise RequestError(
+            f"{dora} is a DoRA, whose effect depends on all that was added before it: several "
+            "cannot stand beside the weights, nor their strengths be fitted together. Rebuild the "
+            "chain at strengths of your own with `urushi rebuild`."
+        )
 
 
 def read_beside(earlier: Earlier) -> Beside:
@@ -72,7 +95,7 @@ def read_beside(earlier: Earlier) -> Beside:
         alpha = parts.get("alpha")
         rank = len(parts["down"])
         scale = float(rank) if alpha is None else float(alpha)
-        deltas[layer] = Delta(parts["down"], parts["up"], scale)
+        deltas[layer] = Delta(parts["down"], parts["up"], scale, parts.get("magnitudes"))
     return Beside(earlier.name, deltas, earlier.strength)
 
 
@@ -92,8 +115,10 @@ def stand_beside(network: Denoiser, loras: Sequence[Beside]) -> None:
     """Attaches `loras` to `network`, frozen, each at its strength.
 
     Raises:
-        RequestError: one has a layer that the network lacks, or of other sizes.
+        RequestError: one has a layer that the network lacks, or of other sizes; or a DoRA is not
+            alone: what it makes of the weights depends on what else was added to them.
     """
+    require_alone(loras)
     linear = dict(plain(network.named_modules()))
     places = {name: path for path, name in kohya_names(network, linear).items()}
     for lora in loras:
@@ -108,11 +133,14 @@ def stand_beside(network: Denoiser, loras: Sequence[Beside]) -> None:
                 )
             paths[path] = delta
         covered = [Target(path, len(d.down), d.alpha) for path, d in paths.items()]
-        inject(network, covered, lora.name)
+        inject(network, covered, lora.name, dora=lora.is_dora)
         for path, layer in layers(network):
             if path in paths:
-                _fill(layer.lora_A[lora.name], paths[path].down)
-                _fill(layer.lora_B[lora.name], paths[path].up)
+                delta = paths[path]
+                _fill(layer.lora_A[lora.name], delta.down)
+                _fill(layer.lora_B[lora.name], delta.up)
+                if delta.magnitudes is not None:
+                    fill_magnitudes(layer, lora.name, delta.magnitudes)
         set_strength(network, lora.strength, lora.name)
 
 

@@ -15,6 +15,7 @@ from pipeline.train.adapter import attach
 from pipeline.train.beside import read_beside, stand_beside, taken_back
 from pipeline.train.carry import Carried, take_out
 from pipeline.train.denoiser import Denoiser, encoder_names
+from pipeline.train.dropout import add_dropouts
 from pipeline.train.plan import Earlier, RoundTraining
 from pipeline.train.precision import storage_of
 from pipeline.train.start import begin
@@ -84,6 +85,7 @@ def load_network(
     if recipe.train.gradient_checkpointing:
         network.enable_gradient_checkpointing()
     covered = attach(network, recipe.lora, training.seed)
+    add_dropouts(network, recipe.lora)
     begin(network, training.start, carried)
     network.train()
     return network, covered

@@ -85,6 +85,7 @@ def write_product(run: Run) -> Receipt:
             "train_loss": sum(tail) / len(tail),
             "layers": len(run.covered),
             "parameters": sum(p.numel() for p in run.parameters.values()),
+            **({"max_norm": run.max_norm.told()} if run.max_norm else {}),
             **({"forced": list(run.forced)} if run.forced else {}),
         },
         seconds=run.seconds,

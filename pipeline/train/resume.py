@@ -47,6 +47,8 @@ class State:
     scaler: Mapping[str, Any]
     ema: Mapping[str, Any]
     """Empty where the recipe asks for none."""
+    scaled: Mapping[str, int]
+    """Layers that the largest norm scaled back, and in how many steps."""
     losses: tuple[float, ...]
     """Of every step so far."""
     seconds: float

@@ -25,6 +25,7 @@ from pipeline.train.deal import Deal
 from pipeline.train.feed import Feed, Inputs, require_fit
 from pipeline.train.groups import by_rate, moments, order
 from pipeline.train.losses import Losses
+from pipeline.train.max_norm import MaxNorm
 from pipeline.train.network import live_text, load_network
 from pipeline.train.objective import noisy, target
 from pipeline.train.optimizers import judged, new_optimizer
@@ -101,6 +102,9 @@ class Run:
         if start.policy in ("gradient", "carried") and not has_state(training.folder):
             aim(self.network, self.carried, self._gradients)
         self._average = self._new_average()
+        self.max_norm: MaxNorm | None = None
+        if recipe.lora.max_norm is not None:
+            self.max_norm = MaxNorm(self.network, recipe.lora.max_norm)
         self.losses = Losses((), train.divergence, self._remedy)
         self.step = 0
         self.shown = 0
@@ -153,6 +157,8 @@ class Run:
         if self._average is not None and state.ema:
             self._average.load_state_dict({**state.ema, "decay": self.recipe.train.ema_decay})
             self._average.to(self.accelerator.device)
+        if self.max_norm is not None:
+            self.max_norm.take(state.scaled)
         self.step = state.step
         self.losses = Losses(state.losses, self.recipe.train.divergence, self._remedy)
         self._earlier_seconds = state.seconds
@@ -193,6 +199,8 @@ class Run:
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
+        if self.max_norm is not None:
+            self.max_norm.apply()
         if self._average is not None:
             self._average.step(self.parameters.values())
         self.losses.add(total)
@@ -265,6 +273,7 @@ class Run:
                 scheduler=self._scheduler.state_dict(),
                 scaler={} if scaler is None else scaler.state_dict(),
                 ema={} if self._average is None else self._average.state_dict(),
+                scaled={} if self.max_norm is None else self.max_norm.times(),
                 losses=tuple(self.losses.values),
                 seconds=self.seconds,
                 forced=self.forced,

@@ -18,7 +18,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.train.adapter import NAME, named
+from pipeline.train.adapter import NAME, named, trainable
 from pipeline.train.carry import Carried
 from pipeline.train.denoiser import Denoiser
 from pipeline.train.plan import Start
@@ -47,7 +47,7 @@ def aim(network: Denoiser, carried: Carried, gradients: Callable[[], None]) -> N
     """Turns the rows that are not carried towards the gradient's leading directions.
 
     `gradients` adds the gradient of a few batches' mean loss to the factors' `grad`. A layer whose
-    gradient is not finite (in half precision), or zero, keeps its rows.
+    gradient is not finite (in half precision), or zero, keeps its rows. No gradient is left over.
     """
     drawn = {}
     gradients()
@@ -67,6 +67,8 @@ def aim(network: Denoiser, carried: Carried, gradients: Callable[[], None]) -> N
             beside = torch.linalg.qr(down[:given].T).Q
             rows = rows - (rows @ beside) @ beside.T
             down[given:] = torch.linalg.svd(rows, full_matrices=False).Vh * KAIMING
+    for parameter in trainable(network):
+        parameter.grad = None  # A DoRA's magnitudes have one too.
 
 
 def _factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:

@@ -60,8 +60,7 @@ def _in_text(network: Denoiser, lora: Lora) -> list[Target]:
                     f"[lora] asks for rank {lora.rank} in {name}, whose size allows {most}: more "
                     "cannot add anything. Lower [lora].rank."
                 )
-            rank = lora.rank
-            made.append(Target(name, rank, rank * lora.linear_scale, network.share(name)))
+            made.append(Target(name, lora.rank, lora.linear_alpha, network.share(name)))
     return made
 
 
@@ -90,8 +89,8 @@ def _in_unet(network: Denoiser, lora: Lora) -> list[Target]:
                 f"anything. Lower [lora].{key}, or give the block {blocks[name]} {most} or less in "
                 f"[lora].block_{key}s."
             )
-        scale = lora.convolution_scale if spatial else lora.linear_scale
-        made.append(Target(name, rank, rank * scale, rate))
+        alpha = lora.convolution_alpha if spatial else lora.linear_alpha
+        made.append(Target(name, rank, alpha, rate))
     return made
 
 

@@ -102,6 +102,7 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
                 "name": "coat",
                 "base": {"checkpoint": str(shards / "base")},
                 "dataset": {"recipe": "none.toml"},
+                "rounds": {"count": 1},
                 "lora": {"rank": 4, **asked.get("lora", {})},
                 "train": {"batch_size": 2, "optimizer": "adamw", **asked.get("train", {})},
             }

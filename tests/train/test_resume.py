@@ -15,6 +15,7 @@ import torch
 
 from pipeline.artefacts import files
 from pipeline.artefacts.locks import held
+from pipeline.artefacts.receipts import read_receipt
 from pipeline.errors import BusyError, DiskFullError, Interrupted, RequestError, UrushiError
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
@@ -52,18 +53,22 @@ def cut(run: Run) -> None:
     raise PowerCut
 
 
+FORM_NAMES = (
+    *("cosine", "accumulation-ema", "text", "adamw8bit-ema"),
+    *("block-rates", "dropouts-max-norm", "dora"),
+)
 FORMS: tuple[dict[str, Any], ...] = (
     {"scheduler": "cosine", "warmup": 0.2},
     {"accumulation": 3, "ema_decay": 0.9},
     {"text_encoder_rate": 0.5, "accumulation": 2},
     {"optimizer": "adamw8bit", "ema_decay": 0.9},
     {"lora": {"blocks": "IN01 = 0.25, OUT03 = 0.5, rest = 1", "block_ranks": "M00 = 2"}},
+    {"lora": {"dropout": 0.2, "rank_dropout": 0.3, "module_dropout": 0.2, "max_norm": 0.02}},
+    {"lora": {"dora": True, "dropout": 0.1, "rslora": True, "conv_rank": 2}},
 )
 
 
-@pytest.mark.parametrize(
-    "form", FORMS, ids=("cosine", "accumulation-ema", "text", "adamw8bit-ema", "block-rates")
-)
+@pytest.mark.parametrize("form", FORMS, ids=FORM_NAMES)
 def test_cut_off_and_resumed_it_ends_in_the_same_bytes(
     plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, form: dict[str, Any]
 ) -> None:
@@ -78,6 +83,10 @@ def test_cut_off_and_resumed_it_ends_in_the_same_bytes(
     assert [p.name for p in training.folder.glob("state-*")] == ["state-00000003.pt"]
     receipt = train_round(recipe, training, Silent())
     assert receipt.summary["steps"] == 8
+    if "max_norm" in lora:
+        told = receipt.summary["max_norm"]
+        assert told == read_receipt(calm[1].folder).summary["max_norm"]  # type: ignore[union-attr]
+        assert 0 < told["steps"] <= 8 and len(told["most"]) == 3
     assert lora_of(training) == lora_of(calm[1])
     assert (training.folder / "losses.json").read_bytes() == (
         calm[1].folder / "losses.json"
