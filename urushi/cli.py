@@ -413,6 +413,38 @@ def rebuild(
 
 
 @app.command()
+def export(
+    build: Build,
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE", help="The model to write.", show_default=False),
+    ],
+    dtype: Annotated[
+        Literal["float16", "bfloat16", "float32"], typer.Option(help="Of all weights.")
+    ] = "float16",
+    vae: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A VAE in the place of the origin's: a file, or a diffusers folder.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        bool, typer.Option("--folder", help="A diffusers folder of a single-file model.")
+    ] = False,
+    workspace: WorkspaceFolder = WORKSPACE,
+) -> None:
+    """Writes the final model in another dtype, with another VAE, or as a diffusers folder.
+
+    Summed from the origin and cast once; loaded again with diffusers before it is given.
+    """
+    from urushi.export import export_build
+
+    export_build(build, out, dtype, vae, folder, workspace)
+
+
+@app.command()
 def reweigh(build: Build, workspace: WorkspaceFolder = WORKSPACE) -> None:
     """Fits all strengths of a finished build together.
 
