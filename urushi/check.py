@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, download_fingerprint
-from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.job import Job, init_lora, load_job
 from pipeline.artefacts.receipts import done
 from pipeline.artefacts.records import Alike, ImageRecord, read_records
 from pipeline.errors import RequestError
@@ -34,7 +34,7 @@ def print_check(recipe: Path, workspace: Path) -> None:
     for _, dataset in job.datasets:
         _require_folder(dataset)
         _require_search(dataset)
-    facts = None if job.build is None else _facts(job.build)
+    facts = None if job.build is None else _facts(job)
     base = [] if facts is None else [f"  base: {_sentence(facts)}"]
     print("\n".join([f"{recipe}: {_what(job)}", *base]))
     traps = [trap for trap in _traps(job, facts) if trap.code not in silenced]
@@ -148,8 +148,11 @@ def _require_search(dataset: DatasetRecipe) -> None:
         dialect_of(dataset.download.site).query(dataset.download)
 
 
-def _facts(recipe: BuildRecipe) -> BaseFacts:
-    """Also refuses an optimizer that training would refuse, once everything is fetched."""
+def _facts(job: Job) -> BaseFacts:
+    """Also refuses what training would refuse once everything is fetched: an optimizer, a LoRA to
+    go on with."""
+    recipe = job.recipe
+    init_lora(job)
     facts = inspect(recipe.base)
     require_supported(facts)
     if recipe.train.asks_of_its_optimizer:

@@ -48,7 +48,8 @@ def lora_bytes(base: Base, lora: Lora) -> int | None:
         if rates.of(block):
             of_kind = conv_ranks if len(shape) == 4 and shape[2:] != (1, 1) else ranks
             rank = int(of_kind.of(block))
-            total += FLOAT32 * (rank * (inputs + outputs) + 1) if rank else 0
+            magnitudes = outputs if lora.dora else 0
+            total += FLOAT32 * (rank * (inputs + outputs) + 1 + magnitudes) if rank else 0
     return total or None
 
 

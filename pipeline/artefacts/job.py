@@ -86,6 +86,21 @@ def load_job(recipe: Path, workspace: Path) -> Job:
     return Job(recipe, Workspace(workspace.resolve()), loaded, datasets)
 
 
+def init_lora(job: Job) -> Path | None:
+    """The LoRA that round 1 goes on with.
+
+    Raises:
+        RequestError: there is none at that place.
+    """
+    file = job.recipe.lora.init
+    if file is not None and not file.exists():
+        raise RequestError(
+            f"There is no LoRA {file} ([lora].init). A relative path is meant from the recipe's "
+            "own folder."
+        )
+    return file
+
+
 def _with_more(recipe: BuildRecipe, folder: BuildFolder) -> BuildRecipe:
     """The recipe with the rounds that `urushi run --more` laid on the build."""
     if not folder.more.exists():

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.recipe.blocks import Blocks, Family, parse_blocks
-from pipeline.recipe.section import Positive, Section
+from pipeline.recipe.section import Positive, RecipePath, Section
 
 Preset = Literal["full", "attn-mlp", "character"]
 
@@ -40,6 +40,10 @@ class Lora(Section):
     max_norm: Positive | None = None
     """The largest Frobenius norm that a layer's delta may have; after each step what is above is
     scaled back (kohya's scale_weight_norms; 1.0 is usual). The receipt says what was."""
+    init: RecipePath | None = None
+    """A LoRA that round 1 goes on with (kohya's, diffusers' or PEFT's), of the ranks that are asked
+    for here; its delta is part of round 1's. Layers that it has not start fresh. Other rounds start
+    by [rounds].start."""
     preset: Preset = "full"
     """Which layers. full: the attention transformers and, with conv_rank, the resnets: for styles
     and whole models, which reach into colour and line. attn-mlp: attention and feed-forward layers
@@ -73,6 +77,8 @@ class Lora(Section):
             )
         if self.block_conv_ranks is not None and not self.conv_rank:
             raise ValueError("has block_conv_ranks without a conv_rank: set it")
+        if self.dora and self.init is not None:
+            raise ValueError("has dora and init: only a plain LoRA can be gone on with")
         if self.rslora and (self.block_ranks is not None or self.block_conv_ranks is not None):
             raise ValueError(
                 "has rslora and ranks of blocks: an alpha for each rank, which diffusers would not "

@@ -1,10 +1,11 @@
 """A job and a round's law into what the training room needs: pictures, base, seed, fingerprint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.identity import fingerprint
-from pipeline.artefacts.job import Job
+from pipeline.artefacts.job import Job, init_lora
 from pipeline.errors import RequestError
 from pipeline.recipe import RoundLaw
 from pipeline.recipe.running import Running
@@ -51,6 +52,7 @@ def training(
     again = ("redone", law.redone) if law.redone else ()
     seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt, *again)
     start = _start(job, base)
+    init = init_lora(job) if law.number == 1 else None
     train = law.train.model_dump(mode="json", exclude=set(Running.model_fields))
     settings = {
         "version": VERSIONS["train"],
@@ -60,7 +62,7 @@ def training(
         "texts": seen.folders.text_fingerprint,
         "live": law.live,
         "pictures": fingerprint(pictures=list(learnt)),
-        "lora": recipe.lora.model_dump(mode="json"),
+        "lora": recipe.lora.model_dump(mode="json", exclude={"init"}),
         "train": train,
         "seed": seed,
         "round": law.number,
@@ -69,6 +71,7 @@ def training(
         "steps": law.steps,
         "phase": [phase.first, phase.last],
         "start": start.policy,
+        "init": None if init is None else job.workspace.identities.of(init),
         "repeats": repeats,
         "further": identities(job, law, further),
     }
@@ -90,7 +93,7 @@ def training(
         texts=seen.folders.captions if law.live else seen.folders.text,
         stop=job.folder.stop,
         force=job.force,
-        start=start,
+        start=replace(start, init=init),
         repeats=repeats,
         further=further,
         live=law.live,

@@ -3,7 +3,7 @@
 They are trained on. To leave the function as it is, they are taken out of the weights that the
 round trains on, and what the round saves is its net delta: its LoRA beside the carried part at -1,
 one file of at most one and a half times the rank. So a chain adds up, shrinks, drops and rebuilds
-carried rounds as it does any others. Of the modules here only this and `naming` import merge.
+carried rounds as it does any others.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
     SD 1.5   lora_unet_down_blocks_1_attentions_0_proj_in      lora_te_text_model_encoder_…
     SDXL     lora_unet_input_blocks_4_1_proj_in                lora_te1_…, lora_te2_…
 
-The only file of this room that imports merge, whose tables of names it reads; no tensors.
+Reads merge's tables of names; no tensors.
 """
 
 from collections.abc import Iterable

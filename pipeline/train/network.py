@@ -16,6 +16,7 @@ from pipeline.train.beside import read_beside, stand_beside, taken_back
 from pipeline.train.carry import Carried, take_out
 from pipeline.train.denoiser import Denoiser, encoder_names
 from pipeline.train.dropout import add_dropouts
+from pipeline.train.initial import go_on_from
 from pipeline.train.plan import Earlier, RoundTraining
 from pipeline.train.precision import storage_of
 from pipeline.train.start import begin
@@ -87,6 +88,8 @@ def load_network(
     covered = attach(network, recipe.lora, training.seed)
     add_dropouts(network, recipe.lora)
     begin(network, training.start, carried)
+    if training.start.init is not None:
+        go_on_from(network, training.start.init)
     network.train()
     return network, covered
 

@@ -16,6 +16,13 @@ class Start:
     policy: StartPolicy = "fresh"
     loras: tuple[Path, ...] = ()
     strengths: tuple[float, ...] = ()
+    init: Path | None = None
+    """A LoRA file whose delta it goes on with, instead of the policy."""
+
+    @property
+    def aims(self) -> bool:
+        """Whether a gradient is asked for directions."""
+        return self.init is None and self.policy in ("gradient", "carried")
 
 
 @dataclass(frozen=True)

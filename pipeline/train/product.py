@@ -1,20 +1,17 @@
 """A finished training into the round's LoRA, its losses and the receipt."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.receipts import Receipt, write_receipt
-from pipeline.models.components import Family
 from pipeline.train.adapter import factors, save_lora
-from pipeline.train.carry import MARK, SHARE, net
+from pipeline.train.carry import net
+from pipeline.train.metadata import lora_metadata
 from pipeline.train.resume import clear_states
 from pipeline.train.run import Run
 
 LORA = "lora.safetensors"
 LOSSES = "losses.json"
-KOHYA_VERSIONS: Mapping[Family, str] = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0"}
-"""What kohya's files call the families."""
 
 
 def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
@@ -35,35 +32,15 @@ def write_snapshot(run: Run) -> None:
 
 
 def _metadata(run: Run) -> dict[str, str]:
-    """What kohya's files say of their training."""
-    job, lora, train = run.training, run.recipe.lora, run.recipe.train
-    metadata = {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(lora.rank),
-        "ss_network_alpha": str(lora.linear_alpha),
-        "ss_learning_rate": str(job.learning_rate),
-        "ss_unet_lr": str(job.learning_rate),
-        "ss_optimizer": train.optimizer,
-        "ss_lr_scheduler": train.scheduler,
-        "ss_gradient_accumulation_steps": str(train.accumulation),
-        "ss_steps": str(run.step),
-        "ss_seed": str(job.seed),
-        "ss_num_train_images": str(len(job.pictures)),
-        "ss_v2": "False",
-        "ss_base_model_version": KOHYA_VERSIONS[run.family],
-        "ss_output_name": f"{run.recipe.name}-round-{job.round:02d}",
-        "urushi_round": str(job.round),
-    }
-    if lora.conv_rank:
-        metadata["ss_network_args"] = (
-            f'{{"conv_dim": "{lora.conv_rank}", "conv_alpha": "{lora.convolution_alpha}"}}'
-        )
-    if shares := run.network.shares:
-        rates = sorted({job.learning_rate * share for share in shares.values()})
-        metadata["ss_text_encoder_lr"] = ", ".join(map(str, rates))
-    if run.carried:
-        metadata[MARK] = f"{SHARE:g}"
-    return metadata
+    return lora_metadata(
+        run.recipe,
+        run.training,
+        run.family,
+        run.step,
+        prediction_type=run.noise_schedule.config.prediction_type,
+        shares=run.network.shares,
+        carried=bool(run.carried),
+    )
 
 
 def write_product(run: Run) -> Receipt:

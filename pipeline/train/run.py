@@ -99,7 +99,7 @@ class Run:
         if train.compile:
             self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
         self._denoiser, self._optimizer = self.accelerator.prepare(self.network, self._optimizer)
-        if start.policy in ("gradient", "carried") and not has_state(training.folder):
+        if start.aims and not has_state(training.folder):
             aim(self.network, self.carried, self._gradients)
         self._average = self._new_average()
         self.max_norm: MaxNorm | None = None

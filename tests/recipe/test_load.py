@@ -26,7 +26,7 @@ def said(path: Path) -> str:
     ("lines", "sentence"),
     [
         ('[rounds]\nstrenght = "auto"\n', "[rounds].strenght is not a known key. Did you mean strength?"),
-        ("[lora]\nxyzzy = 1\n", "[lora].xyzzy is not a known key. Known here: rank, alpha, conv_rank, conv_alpha, rslora, dora, dropout, rank_dropout, module_dropout, max_norm, preset, blocks, block_ranks, block_conv_ranks."),
+        ("[lora]\nxyzzy = 1\n", "[lora].xyzzy is not a known key. Known here: rank, alpha, conv_rank, conv_alpha, rslora, dora, dropout, rank_dropout, module_dropout, max_norm, init, preset, blocks, block_ranks, block_conv_ranks."),
         ("[[round]]\ndatset = 'x'\n", "[[round]] number 1, datset is not a known key. Did you mean dataset?"),
         ("[[round]]\n[[round]]\nstep = 3\n", "[[round]] number 2, step is not a known key. Did you mean steps?"),
         ("[previews]\nseed = 1\n", "previews is not a known key. Did you mean preview?"),

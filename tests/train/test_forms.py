@@ -93,6 +93,20 @@ def test_a_dora_in_memory_is_its_file_merged(base: Base, tmp_path: Path, strengt
     assert ((said(merged) - untouched).abs().max() > 1e-2) == (strength > 0)
 
 
+def test_a_dora_over_a_dora_is_merged_as_it_was_trained(base: Base, tmp_path: Path) -> None:
+    """The second one decomposes what the first has made of the weights, not the origin's."""
+    files = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    save_lora(factors(taught(fresh(base), DORA)), files[0], {})
+    merge.merge(base.checkpoint, [merge.Addend(files[0], 0.7)], tmp_path / "one")
+    second = taught(Denoiser(load_unet(base, tmp_path / "one")).eval(), DORA)
+    save_lora(factors(second), files[1], {})
+    set_strength(second, 0.6)
+    addends = [merge.Addend(file, s) for file, s in zip(files, (0.7, 0.6), strict=True)]
+    merge.merge(base.checkpoint, addends, tmp_path / "two")
+    both = load_unet(base, tmp_path / "two").eval()
+    torch.testing.assert_close(said(second.unet), said(both), atol=2e-5, rtol=1e-4)
+
+
 def test_doras_do_not_stand_beside_one_another(base: Base, tmp_path: Path) -> None:
     file = tmp_path / "dora.safetensors"
     save_lora(factors(taught(fresh(base), DORA)), file, {})

@@ -123,6 +123,14 @@ def test_what_is_wrong_is_an_error_and_nothing_is_said_before(
     assert not (tmp_path / "datasets").exists()
 
 
+def test_a_lora_to_go_on_with_is_missed_before_anything_is_fetched(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    recipe = write_recipe('[lora]\ninit = "mine.safetensors"\n')
+    with pytest.raises(RequestError, match=r"no LoRA .*mine.safetensors \(\[lora\].init\)"):
+        print_check(recipe, tmp_path)
+
+
 def test_a_dataset_recipe_is_checked_alone(
     write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

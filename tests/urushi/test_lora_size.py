@@ -19,6 +19,7 @@ from urushi.lora_size import lora_bytes
         Lora(rank=4),
         Lora(rank=4, conv_rank=2),
         Lora(rank=4, preset="attn-mlp"),
+        Lora(rank=4, conv_rank=2, dora=True),
         Lora(rank=4, conv_rank=2, blocks="IN01, M00, OUT00-01"),
         Lora(rank=4, conv_rank=2, block_ranks="M00=8", block_conv_ranks="IN03=0, M00=4"),
     ],
