@@ -93,7 +93,8 @@ def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru
     Style tags are dropped `from_booru` only: a folder's tags are its owner's own words.
     """
     images = list(images)
-    artist_names: set[str] = set()
+    # Sites rename an artist's tag and leave the old name in others: a character's, say.
+    artist_names: set[str] = set(caption.artist_names)
     others: set[str] = set()
     for image in images:
         for category, tags in image.tags.items():

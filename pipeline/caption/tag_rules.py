@@ -63,7 +63,10 @@ class TagRule:
             return elements
         here = self.names & names
         if verb == "rename":
-            return tuple(self._renamed(element, told) for element in elements)
+            return tuple(
+                self._renamed(element, told) if element.same in here else element
+                for element in elements
+            )
         if verb == "fold" and self.into not in names:
             return elements
         if verb == "collapse":

@@ -13,13 +13,14 @@ from itertools import islice
 from pipeline.artefacts.files import translated
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.choice import Wanted
-from pipeline.download.content import EXTENSIONS, Unusable, examine
+from pipeline.download.content import EXTENSIONS, Unusable
+from pipeline.download.decoders import COUNT, decoders
 from pipeline.download.likeness import Looks
 from pipeline.download.store import Store
 from pipeline.progress import Progress
 
-THREADS = 2
-"""Decoders leave Python's lock, so threads do. Each holds one picture in memory."""
+THREADS = COUNT
+"""Each waits for a process that decodes one picture."""
 AHEAD = 8
 """Files handed to the threads before an answer is waited for."""
 
@@ -40,7 +41,7 @@ class Examiner:
         """
         path = self._folder.original(md5, extension)
         try:
-            return examine(path, EXTENSIONS, self._most_pixels)[1]
+            return decoders().examine(path, EXTENSIONS, self._most_pixels)[1]
         except Unusable as error:
             return error
 

@@ -22,7 +22,8 @@ from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, examine
+from pipeline.download.content import FOLDER_EXTENSIONS, Unusable
+from pipeline.download.decoders import decoders
 from pipeline.download.images import Export, merged_tags, write_images
 from pipeline.download.rules import Exclusion, exclusions
 from pipeline.errors import RequestError
@@ -175,7 +176,7 @@ def _read(path: Path, most_pixels: int) -> _Found | Failure:
         with open(path, "rb") as handle:
             hasher = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False))
         md5 = hasher.hexdigest()
-        picture, looks = examine(path, FOLDER_EXTENSIONS, most_pixels)
+        picture, looks = decoders().examine(path, FOLDER_EXTENSIONS, most_pixels)
         tags = _tags(path.with_suffix(SIDECAR))
         texts = tuple(dict.fromkeys(_lines(path.with_suffix(SENTENCES))))
     except Unusable as error:

@@ -112,6 +112,9 @@ class Caption(Section):
     """Tags that stay although their category goes."""
     drop_tags: tuple[str, ...] = ()
     """Tags dropped by name, as the site spells them; `*` stands for any letters."""
+    artist_names: tuple[str, ...] = ()
+    """Further names of artists, as a site spells them: names that they had before, circles. No
+    caption says one, nor a tag that names one."""
     rule: tuple[Rule, ...] = ()
     """[[caption.rule]] tables, in their order, after the preset's."""
     order: tuple[Slot, ...] = ORDER

@@ -172,6 +172,18 @@ def test_another_pictures_artist_is_kept_out_too(image: Make) -> None:
     assert caption_of(mine, theirs) == "halo"
 
 
+def test_an_artists_former_name_is_an_artists_name(image: Make) -> None:
+    """The site says john_doe now; the character drawn by him keeps the name of old."""
+    post = image(
+        score=None,
+        general=("halo", "olden_times", "olden"),
+        character=("mascot_(Old_Pen_Name)",),
+        artist=("john_doe",),
+    )
+    assert caption_of(post) == "mascot (Old Pen Name), halo, olden times, olden"
+    assert caption_of(post, artist_names=["old_pen_name", "olden"]) == "halo, olden times"
+
+
 def test_one_artists_everyday_name_does_not_strip_everyone(image: Make) -> None:
     hair, other = image(1, artist=("hair",), general=("red_hair",)), image(2, general=("red_hair",))
     assert caption_of(other, hair, quality=[]) == "red hair"
