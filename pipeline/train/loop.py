@@ -30,6 +30,8 @@ def train_here(
             _steps(run, stopping, progress)
         if run.accelerator.is_main_process:
             write_product(run)
+            if run.max_norm is not None:
+                progress.say(f"round {training.round}: {run.max_norm.sentence()}")
         run.accelerator.wait_for_everyone()
         receipt = done(training.folder, training.fingerprint)
         assert receipt is not None

@@ -65,6 +65,17 @@ class MaxNorm:
         most = sorted(times, key=lambda name: (-times[name], name))[:3]
         return {"layers": len(times), "steps": max(times.values(), default=0), "most": most}
 
+    def sentence(self) -> str:
+        """What was scaled, for the person who watches."""
+        told = self.told()
+        if not told["layers"]:
+            return f"no layer's delta reached [lora].max_norm {self._largest:g}"
+        return (
+            f"[lora].max_norm {self._largest:g} scaled back {told['layers']} of "
+            f"{len(self._layers)} layers, in {told['steps']} steps at most: "
+            f"{', '.join(told['most'])} most often"
+        )
+
 
 def _norm(up: Tensor, down: Tensor) -> Tensor:
     """|| up (out, r) x down (r, in) ||, from matrices of (r, r)."""

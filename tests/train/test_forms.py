@@ -158,6 +158,7 @@ def test_the_largest_norm_by_hand(base: Base) -> None:
         layer.lora_A[NAME].weight.data.flatten(1)[0, 0] = value
         layer.lora_B[NAME].weight.data.flatten(1)[0, 0] = 1.0
     norms = MaxNorm(network, 1.5)
+    assert norms.sentence() == "no layer's delta reached [lora].max_norm 1.5"
     for _ in range(2):
         norms.apply()
     assert first.lora_A[NAME].weight.flatten(1)[0, 0].item() == 1.5
@@ -167,6 +168,8 @@ def test_the_largest_norm_by_hand(base: Base) -> None:
     again = MaxNorm(network, 0.5)
     again.take(norms.times())
     again.apply()
+    assert again.sentence().startswith("[lora].max_norm 0.5 scaled back 2 of")
+    assert again.sentence().endswith(f"in 2 steps at most: {large}, {small} most often")
     assert again.told() == {"layers": 2, "steps": 2, "most": [large, small]}
 
 
