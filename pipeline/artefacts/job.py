@@ -8,7 +8,7 @@ from pipeline.artefacts.executor import Executor
 from pipeline.artefacts.files import read_json
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.workspace import SINGLE_FILE, BuildFolder, DatasetFolder, Workspace
-from pipeline.errors import RequestError
+from pipeline.errors import RecipeError, RequestError
 from pipeline.recipe import BuildRecipe, DatasetRecipe, load_any, load_dataset
 from pipeline.recipe.rounds import Round
 
@@ -73,11 +73,14 @@ def load_job(recipe: Path, workspace: Path) -> Job:
     if isinstance(loaded, DatasetRecipe):
         return Job(recipe, Workspace(workspace.resolve()), None, ((recipe.resolve(), loaded),))
     loaded = _with_more(loaded, Workspace(workspace.resolve()).build(loaded.name))
-    paths = [loaded.dataset.recipe, *(law.dataset for law in loaded.law())]
-    paths += [further.recipe for further in loaded.datasets]
-    if loaded.rounds.anchor is not None:
-        paths.append(loaded.rounds.anchor)
-    datasets = tuple((path, load_dataset(path)) for path in dict.fromkeys(paths))
+    named = _named(loaded)
+    for path, key in named.items():
+        if not path.exists():
+            raise RecipeError(
+                f"There is no dataset recipe {path}, which {key} in {recipe} names. Paths in a "
+                "recipe are meant from its own folder; `urushi new NAME` writes one."
+            )
+    datasets = tuple((path, load_dataset(path)) for path in named)
     names = [dataset.name for _, dataset in datasets]
     for name in names:
         if names.count(name) > 1:
@@ -99,6 +102,22 @@ def init_lora(job: Job) -> Path | None:
             "own folder."
         )
     return file
+
+
+def _named(recipe: BuildRecipe) -> dict[Path, str]:
+    """Every dataset recipe that a build names, the main one first, and the key that names it."""
+    named = [(recipe.dataset.recipe, "[dataset].recipe")]
+    for number, by_hand in enumerate(recipe.round, 1):
+        if by_hand.dataset is not None:
+            named.append((by_hand.dataset, f"[[round]] number {number}"))
+    for number, further in enumerate(recipe.datasets, 1):
+        named.append((further.recipe, f"[[datasets]] number {number}"))
+    if recipe.rounds.anchor is not None:
+        named.append((recipe.rounds.anchor, "[rounds].anchor"))
+    first: dict[Path, str] = {}
+    for path, key in named:
+        first.setdefault(path, key)
+    return first
 
 
 def _with_more(recipe: BuildRecipe, folder: BuildFolder) -> BuildRecipe:

@@ -25,13 +25,13 @@ def verdict(ledger: Ledger) -> str:
         text = (
             f"{wording.count(merged, 'round')} of training took the held-out loss "
             f"from {wording.loss(before)} to <b>{wording.loss(after)}</b>: "
-            f"<b>{wording.share(gain)} lower</b>{_range(ledger.gain)}."
+            f"<b>{wording.share(gain)} lower</b>{_range(ledger.gain, 1)}."
         )
     else:
         text = (
             f"{wording.count(merged, 'round')} of training did not help: the held-out loss went "
             f"from {wording.loss(before)} to <b>{wording.loss(after)}</b>, "
-            f"{wording.share(-gain)} higher{_range(ledger.gain)}."
+            f"{wording.share(-gain)} higher{_range(ledger.gain, -1)}."
         )
     if ledger.status == "running":
         text += " The build is not finished."
@@ -40,14 +40,12 @@ def verdict(ledger: Ledger) -> str:
     return text
 
 
-def _range(gain: Gain | None) -> str:
-    """How far chance may have moved the change of the loss, as a share of the origin's."""
+def _range(gain: Gain | None, sign: int) -> str:
+    """How far chance may have moved the gain (times `sign`), as a share of the origin's loss."""
     if gain is None or gain.before <= 0:
         return ""
-    low, high = (
-        f"{'+' if change > 0 else ''}{wording.share(change)}".replace("-", "\N{MINUS SIGN}")
-        for change in (-gain.high / gain.before, -gain.low / gain.before)
-    )
+    ends = sorted(sign * end / gain.before for end in (gain.low, gain.high))
+    low, high = (wording.share(end).replace("-", "\N{MINUS SIGN}") for end in ends)
     chance = ", which may be chance" if gain.low <= 0 <= gain.high else ""
     return f" (95 % range {low} to {high}{chance})"
 

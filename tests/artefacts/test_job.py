@@ -44,3 +44,12 @@ def test_a_build_is_no_dataset(write_recipe: WriteRecipe, tmp_path: Path) -> Non
     path = write_recipe('[[round]]\ndataset = "build.toml"\n')
     with pytest.raises(RequestError, match=r"build\.toml is a build recipe"):
         load_job(path, tmp_path)
+
+
+def test_a_round_over_a_dataset_that_is_not_there_is_named(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RequestError, match=r"absent\.toml, which \[\[round\]\] number 1 in .* names"
+    ):
+        load_job(write_recipe('[[round]]\ndataset = "absent.toml"\n'), tmp_path)

@@ -30,14 +30,17 @@ def test_what_stands_ends_with_the_fit_only_if_it_was_kept(make: Any) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.3, 0.75, "lower</b> (95 % range \N{MINUS SIGN}50 % to \N{MINUS SIGN}20 %)."),
-        (-0.03, 0.3, "(95 % range \N{MINUS SIGN}20 % to +2.0 %, which may be chance)."),
+        (0.3, 0.75, "lower</b> (95 % range 20 % to 50 %)."),
+        (-0.03, 0.3, "(95 % range \N{MINUS SIGN}2.0 % to 20 %, which may be chance)."),
     ],
 )
 def test_the_verdict_says_how_sure_it_is(make: Any, low: float, high: float, said: str) -> None:
     gain = {"before": 1.5, "after": 0.705, "low": low, "high": high}
     assert said in verdict(make.ledger(make.row(1), gain=gain))
     assert "95 %" not in verdict(make.ledger(make.row(1)))
+    worse = {"before": 1.5, "after": 1.6, "low": -0.3, "high": -0.03}
+    row = make.row(1, heldout_after=1.6)
+    assert "6.7 % higher (95 % range 2.0 % to 20 %)." in verdict(make.ledger(row, gain=worse))
 
 
 def test_noise_levels_compare_the_origin_with_the_end(make: Any) -> None:

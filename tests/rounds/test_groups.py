@@ -63,6 +63,12 @@ def test_one_scene_in_all_pictures_is_refused_and_named() -> None:
         draw_split("set", "f", MD5S, 0.05, 2, 1, [tuple(MD5S)])
 
 
+def test_two_pictures_to_judge_by_are_refused() -> None:
+    groups = [tuple(MD5S[:60]), tuple(MD5S[60:98]), (MD5S[98],), (MD5S[99],)]
+    with pytest.raises(RequestError, match="4 to judge by cannot be kept apart"):
+        draw_split("set", "f", MD5S, 0.05, 2, 1, groups)
+
+
 def test_anything_joins_what_shares_a_post() -> None:
     for one, other in combinations(range(3), 2):
         records = [picture(n, (), ("danbooru:0",)) for n in range(3)]
