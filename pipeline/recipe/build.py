@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.recipe.base import Base
 from pipeline.recipe.baseline import Baseline
@@ -16,6 +16,7 @@ from pipeline.recipe.resize import Resize
 from pipeline.recipe.rounds import DAMPED, Round, RoundLaw, Rounds
 from pipeline.recipe.scale import Scale
 from pipeline.recipe.section import Name, RecipePath, Section
+from pipeline.recipe.sentences import sentences
 from pipeline.recipe.train import Train
 
 
@@ -71,6 +72,18 @@ class BuildRecipe(Section):
             raise ValueError("names a dataset twice in [dataset] and [[datasets]]; use repeats")
         if self.rounds.epochs is None and self.rounds.steps is None:
             raise ValueError("[rounds] needs epochs or steps")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_train_as_train_may(self) -> Self:
+        """With [train]'s keys: two that each do may not do together."""
+        for number, by_hand in enumerate(self.round, 1):
+            try:
+                self._train(by_hand)
+            except ValidationError as error:
+                said = " ".join(sentences(Train, error.errors(), "[train] with it"))
+                place = f"[[round]] number {number}, train"
+                raise ValueError(f"{place}: {said.removesuffix('.')}") from None
         return self
 
     @model_validator(mode="after")

@@ -134,11 +134,6 @@ class Round(Section):
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of [train] that differ in this round: train = { batch_size = 2, warmup = 0.1 }."""
 
-    @model_validator(mode="after")
-    def _trains_as_train_may(self) -> Self:
-        Train.model_validate(self.train)
-        return self
-
 
 @dataclass(frozen=True)
 class RoundLaw:

@@ -31,9 +31,11 @@ KINDS = {
 """Problems of a value of the wrong kind, and the kind meant; a literal's own words name it."""
 
 
-def sentences(kind: type[BaseModel], problems: Sequence[ErrorDetails]) -> list[str]:
-    """One sentence a problem, for a recipe of `kind`."""
-    return [_sentence(kind, problem) for problem in _chosen(problems)]
+def sentences(
+    kind: type[BaseModel], problems: Sequence[ErrorDetails], whole: str = "the recipe"
+) -> list[str]:
+    """One sentence a problem, for a recipe of `kind`, or a table of one that is called `whole`."""
+    return [_sentence(kind, problem, whole) for problem in _chosen(problems)]
 
 
 def _chosen(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
@@ -72,15 +74,16 @@ def _place(problem: ErrorDetails) -> list[str | int]:
     return [part for part in problem["loc"] if not _is_union_branch(part)]
 
 
-def _sentence(kind: type[BaseModel], problem: ErrorDetails) -> str:
+def _sentence(kind: type[BaseModel], problem: ErrorDetails, whole: str) -> str:
     place, given = _place(problem), problem["input"]
-    where = _spell(kind, place)
+    where = _spell(kind, place) if place else whole
     if problem["type"] == "extra_forbidden":
         return f"{where} is not a known key. {_nearest(str(place[-1]), _fields_at(kind, place))}"
     if problem["type"] == "missing":
         return f"{where} is missing."
     if problem["type"] == "value_error":
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}."
+        said = problem["msg"].removeprefix("Value error, ")
+        return f"{where}: {said}" + ("" if said.endswith("?") else ".")
     shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
     if problem["type"] == "tuple_type" and isinstance(given, dict):
         return f"{where} should be a list of tables: write [{_spell(kind, place)}]."
@@ -108,8 +111,6 @@ def _is_union_branch(part: str | int) -> bool:
 
 def _spell(kind: type[BaseModel], place: list[str | int]) -> str:
     """("rounds", "count") as [rounds].count; ("round", 0, "steps") as [[round]] number 1, steps."""
-    if not place:
-        return "the recipe"
     head, *rest = place
     if not rest:
         field = kind.model_fields.get(str(head))

@@ -41,6 +41,8 @@ def said(path: Path) -> str:
         ("[rounds]\ncount = 0\n", "the recipe: has no rounds: set [rounds].count or add a [[round]] table."),
         ("[round]\nepochs = 3\n", "[round] should be a list of tables: write [[round]]."),
         ("[[round]]\nstrength = 'x'\n", "[[round]] number 1, strength should be 'auto' or 'damped', or a number (it is 'x')."),
+        ("[[round]]\ntrain = { optimiser = 'adamw' }\n", "the recipe: [[round]] number 1, train: optimiser is not a known key. Did you mean optimizer?"),
+        ("[train]\nmin_snr_gamma = 5\n[[round]]\ntrain = { debiased = true }\n", "the recipe: [[round]] number 1, train: [train] with it: has min_snr_gamma and debiased, which both weigh timesteps; keep one of them."),
         ("[resize]\nresolution = 200\n", "[resize]: needs min_side <= resolution <= max_side, and has 320, 200, 1536."),
         ("[resize]\nstep = 60\n", "[resize].step should be a multiple of 8 (it is 60)."),
         ("[train]\noptimizer = 'adamw8bits'\n", "[train].optimizer: 'adamw8bits' is no optimizer known here. Nearest: adamw8bit, adam8bit, pagedadamw8bit. Any other is named by its dotted path, \"package.module.Class\"."),
