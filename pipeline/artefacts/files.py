@@ -22,7 +22,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, renamed to it at the end if no exception was raised.
 
     Raises:
-        DiskFullError: no room; the temporary file is removed, an older `path` stays.
+        DiskFullError: no room, or no file may be as large; the temporary file is removed, an older
+            `path` stays.
         RequestError: the folder cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
@@ -49,6 +50,11 @@ def translated(path: Path) -> Iterator[None]:
             raise DiskFullError(
                 f"No room left on the disk while writing {path}. "
                 "Nothing finished is lost: free some space and run the same command again."
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise DiskFullError(
+                f"{path} grows larger than a file may be here: FAT32 ends at 4 GB, and `ulimit -f` "
+                "can set a bound. Nothing finished is lost: choose another --workspace."
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise RequestError(

@@ -50,7 +50,7 @@ def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
             if run.agree(stopping.asked):
                 run.save()
                 stopping.end(f"Stopped {name} after step {run.step} of {run.steps}; it is saved.")
-            rate = run.rate
+            rate = run.learner.rate
             run.advance()
             bar.advance()
             if run.step in kept and run.accelerator.is_main_process:

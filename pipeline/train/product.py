@@ -26,7 +26,7 @@ def snapshot(folder: Path, step: int) -> Path:
 
 def write_snapshot(run: Run) -> None:
     """Keeps the LoRA as it is now."""
-    with run.judged():
+    with run.learner.judged():
         kept = net(factors(run.network), run.carried)
         save_lora(kept, snapshot(run.training.folder, run.step), _metadata(run))
 
@@ -46,7 +46,7 @@ def _metadata(run: Run) -> dict[str, str]:
 def write_product(run: Run) -> Receipt:
     """Writes all three into the training's folder; the resume points are no longer needed."""
     job = run.training
-    with run.judged():
+    with run.learner.judged():
         save_lora(net(factors(run.network), run.carried), job.folder / LORA, _metadata(run))
     losses = run.losses.values
     write_json(job.folder / LOSSES, [round(loss, 6) for loss in losses])

@@ -4,14 +4,13 @@ Everything in it is rebuilt from disk on resume.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from pipeline.errors import RequestError
@@ -23,16 +22,14 @@ from pipeline.train.carry import carried_over
 from pipeline.train.counted import seed_of
 from pipeline.train.deal import Deal
 from pipeline.train.feed import Feed, Inputs, require_fit
-from pipeline.train.groups import by_rate, moments, order
+from pipeline.train.learner import Learner
 from pipeline.train.losses import Losses
 from pipeline.train.max_norm import MaxNorm
 from pipeline.train.network import live_text, load_network
 from pipeline.train.objective import noisy, target
-from pipeline.train.optimizers import judged, new_optimizer
 from pipeline.train.plan import RoundTraining
 from pipeline.train.precision import mixed_precision
 from pipeline.train.resume import State, has_state, load_state, require_same, save_state, take
-from pipeline.train.schedule import new_schedule
 from pipeline.train.start import BATCHES, aim
 from pipeline.train.weighting import training_losses
 
@@ -84,13 +81,6 @@ class Run:
         require_fit(self.feed.at(0), self.network.unet, training)
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""
-        shares = {target.name: target.rate for target in self.covered}
-        groups = by_rate(
-            self.parameters, lambda name: training.learning_rate * shares[layer_of(name)]
-        )
-        self._order = order(groups)
-        self._optimizer = new_optimizer(train, groups)
-        self._scheduler = new_schedule(train, self._optimizer, self.steps, training.phase)
         channels_last = train.channels_last
         if channels_last == "auto":
             channels_last = self.accelerator.device.type == "cuda"
@@ -98,13 +88,22 @@ class Run:
             self.network.unet.to(memory_format=torch.channels_last)
         if train.compile:
             self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
-        self._denoiser, self._optimizer = self.accelerator.prepare(self.network, self._optimizer)
+        self._denoiser = self.accelerator.prepare(self.network)
         if start.aims and not has_state(training.folder):
             aim(self.network, self.carried, self._gradients)
-        self._average = self._new_average()
         self.max_norm: MaxNorm | None = None
         if recipe.lora.max_norm is not None:
             self.max_norm = MaxNorm(self.network, recipe.lora.max_norm)
+        shares = {target.name: target.rate for target in self.covered}
+        self.learner = Learner(
+            train,
+            self.accelerator,
+            self.parameters,
+            lambda name: training.learning_rate * shares[layer_of(name)],
+            self.steps,
+            training.phase,
+            self.max_norm,
+        )
         self.losses = Losses((), train.divergence, self._remedy)
         self.step = 0
         self.shown = 0
@@ -125,11 +124,6 @@ class Run:
         """Spent in training, interruptions left out."""
         return self._earlier_seconds + time.monotonic() - self._started
 
-    @property
-    def rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
-
     def resume(self, say: Callable[[str], None]) -> None:
         """Continues from the newest resume point that is whole, if there is one.
 
@@ -146,42 +140,15 @@ class Run:
         changed = require_same(state, self.training)
         take(state, self.parameters, self.training.folder)
         if changed:
-            self._force(state)
+            self.learner.force(state)
         else:
-            self._optimizer.load_state_dict(dict(state.optimizer))
-            self._scheduler.load_state_dict(dict(state.scheduler))
-        if self.accelerator.scaler is not None and state.scaler:
-            self.accelerator.scaler.load_state_dict(dict(state.scaler))
-        # Of the factors that were taken, where a forced training had none so far.
-        self._average = self._new_average()
-        if self._average is not None and state.ema:
-            self._average.load_state_dict({**state.ema, "decay": self.recipe.train.ema_decay})
-            self._average.to(self.accelerator.device)
-        if self.max_norm is not None:
-            self.max_norm.take(state.scaled)
+            self.learner.load(state)
         self.step = state.step
         self.losses = Losses(state.losses, self.recipe.train.divergence, self._remedy)
         self._earlier_seconds = state.seconds
         self.forced = state.forced
         if changed:
             self.forced += (f"from step {state.step}: {'; '.join(changed)}",)
-
-    def _new_average(self) -> EMAModel | None:
-        decay = self.recipe.train.ema_decay
-        return EMAModel(self.parameters.values(), decay=decay, foreach=True) if decay else None
-
-    def _force(self, state: State) -> None:
-        """Goes on under the recipe's rates and schedule, with the moments that were gathered."""
-        if state.settings["train"]["optimizer"] == self.recipe.train.optimizer:
-            fresh = self._optimizer.state_dict()
-            kept = moments(state.optimizer["state"], state.order, self._order)
-            self._optimizer.load_state_dict({**fresh, "state": kept})
-        fresh = self._scheduler.state_dict()
-        self._scheduler.load_state_dict({**fresh, "last_epoch": state.step})
-        rates = zip(self._scheduler.base_lrs, self._scheduler.lr_lambdas, strict=True)
-        groups = self._optimizer.param_groups
-        for group, (rate, share) in zip(groups, rates, strict=True):
-            group["lr"] = rate * share(state.step)
 
     def advance(self) -> None:
         """One optimizer step."""
@@ -195,14 +162,7 @@ class Run:
                 # Gradients are averaged over devices, where a sum is meant.
                 self.accelerator.backward(loss * self.devices)
             total += loss.detach()
-        self.accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.train.max_grad_norm)
-        self._optimizer.step()
-        self._scheduler.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        if self.max_norm is not None:
-            self.max_norm.apply()
-        if self._average is not None:
-            self._average.step(self.parameters.values())
+        self.learner.step()
         self.losses.add(total)
         self.shown += share.samples
         self.step += 1
@@ -260,7 +220,6 @@ class Run:
         self.look()
         if not self.accelerator.is_main_process:
             return
-        scaler = self.accelerator.scaler
         save_state(
             self.training.folder,
             State(
@@ -268,30 +227,10 @@ class Run:
                 settings=self.training.settings,
                 step=self.step,
                 parameters={n: p.detach().cpu() for n, p in self.parameters.items()},
-                order=self._order,
-                optimizer=self._optimizer.state_dict(),
-                scheduler=self._scheduler.state_dict(),
-                scaler={} if scaler is None else scaler.state_dict(),
-                ema={} if self._average is None else self._average.state_dict(),
-                scaled={} if self.max_norm is None else self.max_norm.times(),
                 losses=tuple(self.losses.values),
                 seconds=self.seconds,
                 forced=self.forced,
+                **self.learner.state(),
             ),
             self.recipe.train.save_last,
         )
-
-    @contextmanager
-    def judged(self) -> Iterator[None]:
-        """Inside, the factors are those to look at and to save: their moving average where the
-        recipe asks for one, else what the optimizer wants judged. After it they are as before."""
-        if self._average is None:
-            with judged(self.recipe.train.optimizer, self._optimizer):
-                yield
-            return
-        self._average.store(self.parameters.values())
-        self._average.copy_to(self.parameters.values())
-        try:
-            yield
-        finally:
-            self._average.restore(self.parameters.values())

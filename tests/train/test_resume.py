@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 import re
+import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -154,7 +155,7 @@ def test_forced_it_goes_on_and_the_receipt_says_so(
     rates, advance = [], Run.advance
 
     def noted(run: Run) -> None:
-        rates.append((run.step, run._optimizer.param_groups[0]["lr"]))
+        rates.append((run.step, run.learner.optimizer.param_groups[0]["lr"]))
         advance(run)
 
     monkeypatch.setattr(Run, "advance", noted)
@@ -176,9 +177,9 @@ def test_forced_to_other_block_rates_moments_stay_with_their_factors(
     assert state is not None
     run = Run(recipe, training)
     run.resume(Silent().say)
-    assert len(run._optimizer.param_groups) == 2 and run._order != state.order
+    assert len(run.learner.optimizer.param_groups) == 2 and run.learner.order != state.order
     for number, name in enumerate(state.order):
-        kept = run._optimizer.state[run.parameters[name]]["exp_avg"]
+        kept = run.learner.optimizer.state[run.parameters[name]]["exp_avg"]
         assert kept.equal(state.optimizer["state"][number]["exp_avg"])
 
 
@@ -190,7 +191,7 @@ def test_a_moving_average_that_is_forced_begins_at_the_resumed_factors(
     run.resume(Silent().say)
     state = load_state(run.training.folder, Silent().say)
     assert state is not None
-    with run.judged():
+    with run.learner.judged():
         for name, value in run.parameters.items():
             assert value.equal(state.parameters[name])
 
@@ -278,6 +279,31 @@ def test_a_full_disk_leaves_the_point_before(
     assert lora_of(training) == lora_of(calm[1])
 
 
+def test_a_save_that_ends_half_way_leaves_the_point_before(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system lets the file grow to half of its size, and refuses the rest."""
+    recipe, training = plan("half", train={"save_every": 3, "trackers": ()})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def bound(run: Run) -> None:
+        size = (training.folder / "state-00000003.pt").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
+
+    before_step(monkeypatch, 5, bound)
+    try:
+        with pytest.raises(DiskFullError, match=r"state-00000006.pt grows larger.*--workspace"):
+            train_round(recipe, training, Silent())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in training.folder.glob("*state-*")] == ["state-00000003.pt"]
+    assert not list(training.folder.glob(".*" + files.TEMPORARY))
+    train_round(recipe, training, Silent())
+    calm = plan("calm", train={"save_every": 3})
+    train_round(*calm, Silent())
+    assert lora_of(training) == lora_of(calm[1])
+
+
 def test_a_full_disk_under_the_lora_leaves_the_points(
     plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,7 +373,7 @@ def test_accumulated_batches_weigh_every_sample_alike(plan: TrainMaker) -> None:
     def catch(optimizer: Any, *_: Any) -> None:
         seen.extend(p.grad.clone() for p in whole.parameters.values() if p.grad is not None)
 
-    whole._optimizer.optimizer.register_step_pre_hook(catch)
+    whole.learner.optimizer.optimizer.register_step_pre_hook(catch)
     whole.advance()
     for got, gradient in zip(seen, wanted, strict=True):
         torch.testing.assert_close(got, gradient, rtol=1e-4, atol=1e-7)
