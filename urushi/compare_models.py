@@ -21,11 +21,11 @@ from pipeline.models.inspect import inspect, require_supported
 from pipeline.preview.axes import Arrangement, Axis, Variant, arrange
 from pipeline.preview.grid import write_grid
 from pipeline.preview.sample import is_sampled, picture_paths, sample, sample_fingerprint, settings
-from pipeline.preview.shots import shots
 from pipeline.progress import Progress
 from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
+from pipeline.recipe.shots import shots
 from urushi.progress import Terminal
 
 SIDES = {"sd15": 512, "sdxl": 1024}

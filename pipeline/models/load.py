@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor
 
@@ -94,15 +94,22 @@ def load_scheduler(base: Base) -> DDPMScheduler:
     )
 
 
+def load_sampler(base: Base) -> DDIMScheduler:
+    """Deterministic sampling of what the base predicts."""
+    facts = _supported(base)
+    return sampling_scheduler(
+        read_configuration(fetched_configurations(base) / SCHEDULER_FILE), facts
+    )
+
+
 def load_pipeline(base: Base, checkpoint: Path | None = None) -> "DiffusionPipeline":
     """Everything that draws, with a DDIM scheduler and without a safety checker or bars."""
     facts = _supported(base)
     text = load_text(base, checkpoint)
-    configuration = read_configuration(fetched_configurations(base) / SCHEDULER_FILE)
     parts = {
         "vae": load_vae(base, checkpoint),
         "unet": load_unet(base, checkpoint),
-        "scheduler": sampling_scheduler(configuration, facts),
+        "scheduler": load_sampler(base),
         "text_encoder": text.readers[0].encoder,
         "tokenizer": text.readers[0].tokenizer,
         "feature_extractor": None,

@@ -8,9 +8,9 @@ from pipeline.artefacts.ledger import Ledger, RoundRow
 from pipeline.artefacts.receipts import Receipt, done, read_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths
-from pipeline.preview.shots import Shot, shots
 from pipeline.preview.standing import fitted
 from pipeline.recipe.preview import Preview
+from pipeline.recipe.shots import Shot, shots
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from PIL import Image
 from pipeline.errors import UrushiError
 from pipeline.models.fitting import quiet
 from pipeline.models.load import load_pipeline, text_of
+from pipeline.models.pictures import decoded, initial_noise, rescale_of, to_image
 from pipeline.models.text import TextStack
-from pipeline.preview.shots import shots
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
+from pipeline.recipe.shots import shots
 
 ON_GPU, ON_CPU = ("cuda", torch.float16), ("cpu", torch.float32)
 """Half precision halves what an SDXL takes of a GPU: 7 GB, not 14; a CPU would only emulate it."""
@@ -28,18 +29,6 @@ BATCH = 8
 """Pictures drawn together at most."""
 BATCH_PIXELS = BATCH * 512 * 512
 """And at most so many pixels, which keeps an SD 1.5 on a CPU within a few GB."""
-
-
-def initial_noise(seed: int, channels: int, size: Size) -> torch.Tensor:
-    """(1, channels, height, width) float32 on the CPU; size of latents.
-
-    A function of the seed alone, so every checkpoint starts a picture from the same noise, on
-    every device, however pictures are batched.
-    """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return torch.randn(
-        (1, channels, size.height, size.width), generator=generator, dtype=torch.float32
-    )
 
 
 def batches(count: int, size: Size, limit: int = BATCH) -> list[range]:
@@ -87,7 +76,7 @@ def draw(
             f"{what}: {broken} of {len(pictures)} pictures have values that are not numbers and "
             "come out black. These weights are broken; a lower learning rate helps most often."
         )
-    return [_to_image(picture) for picture in pictures]
+    return [to_image(picture) for picture in pictures]
 
 
 def placed(pipe: Any, device: str, dtype: torch.dtype) -> Any:
@@ -121,9 +110,6 @@ def _draw_all(
     channels = int(pipe.unet.config.in_channels)
     wanted = shots(preview)
     runs = batches(len(wanted), size, limit)
-    # Without it, guidance overexposes what a model of zero terminal SNR draws (Lin et al. 2023,
-    # arXiv 2305.08891, section 3.4, whose factor this is).
-    rescale = 0.7 if pipe.scheduler.config.get("rescale_betas_zero_snr") else 0.0
     pictures: list[np.ndarray[Any, Any]] = []
     with progress.bar(what, preview.steps * len(runs), "step") as bar:
         for run in runs:
@@ -134,12 +120,12 @@ def _draw_all(
                 height=size.height,
                 num_inference_steps=preview.steps,
                 guidance_scale=preview.guidance,
-                guidance_rescale=rescale,
+                guidance_rescale=rescale_of(pipe.scheduler),
                 latents=noise.to(pipe.unet.dtype),
                 output_type="latent",
                 callback_on_step_end=_ticking(bar),
             )
-            pictures.extend(_decoded(pipe, result.images))
+            pictures.extend(decoded(pipe.vae, result.images))
     return pictures
 
 
@@ -156,23 +142,9 @@ def _told(
     return {name: states.to(dtype) for name, states in told.items()}
 
 
-@torch.no_grad()
-def _decoded(pipe: Any, latents: torch.Tensor) -> np.ndarray[Any, Any]:
-    """(B, 4, h, w) scaled latents to (B, H, W, 3) float32 in 0..1."""
-    decoded = pipe.vae.decode(latents.float() / pipe.vae.config.scaling_factor).sample
-    pixels: np.ndarray[Any, Any] = (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-    return pixels
-
-
 def _ticking(bar: Bar) -> Any:
     def tick(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         bar.advance()
         return tensors
 
     return tick
-
-
-def _to_image(picture: np.ndarray[Any, Any]) -> Image.Image:
-    """(H, W, 3) in 0..1 to 8 bits."""
-    finite = np.nan_to_num(picture, nan=0.0, posinf=1.0, neginf=0.0)
-    return Image.fromarray((finite.clip(0, 1) * 255).round().astype(np.uint8))

@@ -11,23 +11,14 @@ from pipeline.artefacts.chain import TEXT_KEYS
 from pipeline.artefacts.files import atomic, translated
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, done, write_receipt
-from pipeline.preview.shots import shots
 from pipeline.progress import Progress
 from pipeline.recipe import Size
 from pipeline.recipe.base import Base
-from pipeline.recipe.build import BuildRecipe
 from pipeline.recipe.preview import Preview
+from pipeline.recipe.shots import shots
 
 VERSION = 3
 """Raised when the same settings would draw other pictures."""
-SIDE_STEP = 8
-"""Picture sides are multiples of so many pixels, as the UNet's and VAE's halvings ask."""
-
-
-def sample_size(recipe: BuildRecipe) -> Size:
-    """[preview]'s sides; by default [resize].resolution, down to a multiple of 8."""
-    side = max(SIDE_STEP, recipe.resize.resolution // SIDE_STEP * SIDE_STEP)
-    return Size(recipe.preview.width or side, recipe.preview.height or side)
 
 
 def settings(preview: Preview, size: Size) -> dict[str, Any]:

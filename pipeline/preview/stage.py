@@ -21,10 +21,10 @@ from pipeline.preview.counts import data_counts
 from pipeline.preview.data import dataset_facts
 from pipeline.preview.grid import write_grid
 from pipeline.preview.report import write_report
-from pipeline.preview.sample import is_sampled, sample, sample_size
-from pipeline.preview.shots import shots
+from pipeline.preview.sample import is_sampled, sample
 from pipeline.preview.wording import count
 from pipeline.progress import Progress
+from pipeline.recipe.shots import sample_size, shots
 
 GRID_VERSION = 2
 """Raised when the same pictures would be laid out otherwise."""

@@ -26,6 +26,9 @@ class Running(Section):
     """Resume points kept while a round trains; the others are removed, oldest first."""
     log_every: Annotated[int, Field(ge=1)] = 10
     """Steps between two looks at the loss: looking makes the processor wait for the GPU."""
+    sample_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between sample pictures, [preview]'s prompts drawn by the network as it is then, into
+    the round's folder and its curves; default: none before the round is merged. Training waits."""
     divergence: Annotated[float, Field(gt=1)] = 5.0
     """A round stops when its mean loss over 50 steps is so many times that of its first 50."""
     process: Literal["auto", "own", "shared"] = "auto"
@@ -39,4 +42,5 @@ class Running(Section):
     """A file of `accelerate config`, for launching in another way than on `devices` GPUs of this
     machine; its number of processes counts then."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Where curves of loss, rate, speed and memory go: TensorBoard's in the round's folder."""
+    """Where curves of loss, rate, speed and memory go, and samples: TensorBoard's into the round's
+    folder; wandb's, of the extra `wandb`, to the service, or with WANDB_MODE=offline there too."""

@@ -26,7 +26,8 @@ class Train(Objective, Running):
     """adamw, adamw8bit, pagedadamw8bit, lion, lion8bit, adafactor, prodigy, dadaptadam, dadaptlion,
     schedulefreeadamw, any other class of pytorch-optimizer, or a dotted path to a class."""
     optimizer_args: dict[str, Argument] = Field(default_factory=dict)
-    """Further arguments of the optimizer by its own names: {d_coef = 2.0}."""
+    """Further arguments of the optimizer by its own names: {d_coef = 2.0} for prodigy, {fused =
+    true} for adamw in one kernel a step (on GPUs it is else foreach, in a few)."""
     betas: tuple[Beta, ...] | None = Field(None, min_length=1, max_length=3)
     """Decay rates of the moments. Default: the optimizer's own."""
     weight_decay: float | None = Field(None, ge=0)

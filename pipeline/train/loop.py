@@ -13,6 +13,7 @@ from pipeline.train.memory import enough_memory
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import snapshot_steps, write_product, write_snapshot
 from pipeline.train.run import Run
+from pipeline.train.sampling import Samples
 from pipeline.train.stopping import Stopping
 from pipeline.train.watch import Watch
 
@@ -41,6 +42,7 @@ def train_here(
 def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
     train, name = run.recipe.train, f"train {run.training.round}"
     kept = snapshot_steps(run.steps, run.training.snapshots) if run.training.snapshots else ()
+    samples = Samples(run, progress.say) if run.accelerator.is_main_process else None
     saved = time.monotonic()
     with (
         Watch(run.accelerator, run.training.folder, train.trackers, run.step) as watch,
@@ -53,6 +55,8 @@ def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
             rate = run.learner.rate
             run.advance()
             bar.advance()
+            if samples is not None and samples.due():
+                watch.show(run.step, samples.draw())
             if run.step in kept and run.accelerator.is_main_process:
                 write_snapshot(run)
             if run.step % train.log_every == 0 or run.step % train.save_every == 0:

@@ -88,9 +88,10 @@ def _arguments(train: Train, build: Callable[..., Any]) -> dict[str, Any]:
             raise RequestError(f"[train].optimizer {name} has no {key}. Take [train].{key} out.")
         if value is not None:
             arguments[key] = value
-    if train.betas is not None and len(train.betas) != len(taken["betas"].default):
+    betas = taken["betas"].default if "betas" in taken else None
+    if train.betas is not None and isinstance(betas, tuple) and len(train.betas) != len(betas):
         raise RequestError(
-            f"[train].optimizer {name} has {len(taken['betas'].default)} betas, and [train].betas "
+            f"[train].optimizer {name} has {len(betas)} betas, and [train].betas "
             f"holds {len(train.betas)}."
         )
     free = "." in name and len(own) < len(taken)

@@ -5,13 +5,15 @@ tensorboard --logdir WORKSPACE/builds/NAME/rounds
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from pipeline.errors import RequestError
 
@@ -23,8 +25,8 @@ def require_trackers(names: tuple[str, ...]) -> None:
     for name in names:
         if find_spec(name) is None:
             raise RequestError(
-                f"[train].trackers names {name}, which is not installed. Install the package "
-                f"{name}, or take it out of the list."
+                f"[train].trackers names {name}, which is not installed. Install it "
+                f"(pip install {name}), or take it out of the list."
             )
 
 
@@ -85,6 +87,14 @@ class Watch:
             f"loss {loss:.4f}, mean {mean:.4f}, rate {rate:.3g}, {pace:.3g} pictures/s, "
             f"{memory:.1f} GiB"
         )
+
+    def show(self, step: int, pictures: Sequence[Image.Image]) -> None:
+        """Adds sample pictures, all of one size, to the curves."""
+        if pictures:
+            stacked = np.stack([np.asarray(picture) for picture in pictures])
+            for tracker in self._accelerator.trackers:
+                layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({"samples": stacked}, step=step, **layout)
 
     def __enter__(self) -> Self:
         return self

@@ -16,12 +16,14 @@ from pipeline.recipe.base import Base
 from pipeline.rounds.stage import parts
 from pipeline.rounds.training import pictures
 from pipeline.train.conditioning import conditioning, predict
+from pipeline.train.sampling import FOLDER as SAMPLES
 
 
 @pytest.fixture(scope="module")
 def built(workshop_xl: Path) -> Job:
     text = (workshop_xl / "build.toml").read_text()
     text = text.replace("[rounds]\n", '[rounds]\ngate = "always"\nstrength = 0.5\n')
+    text = text.replace("[train]\n", "[train]\nsample_every = 4\n")
     recipe = workshop_xl / "two.toml"
     recipe.write_text(text.replace("count = 3", "count = 2"))
     job = load_job(recipe, workshop_xl / "workspace")
@@ -37,6 +39,8 @@ def test_rounds_are_trained_chosen_merged_and_drawn(built: Job) -> None:
     facts = inspect(Base(checkpoint=built.folder.final, config=built.recipe.base.config))
     assert facts.family == "sdxl"
     assert built.folder.round(2).grid.is_file()
+    samples = sorted((built.folder.round(2).train / SAMPLES).iterdir())
+    assert len({path.read_bytes() for path in samples}) == len(samples) > 1
 
 
 def test_the_merged_unet_is_the_origin_with_the_deltas(built: Job) -> None:

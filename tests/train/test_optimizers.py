@@ -18,6 +18,7 @@ from pipeline.train.optimizers import judged, new_optimizer
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 
 
+FUSED, FOREACH = {"fused": True}, {"foreach": True}
 NEEDED = {"ranger21": {"num_iterations": 40}}
 
 
@@ -120,6 +121,13 @@ def test_betas_and_decay_only_where_there_are_any() -> None:
         new("sgd", betas=(0.9, 0.99))
     with pytest.raises(RequestError, match="fromage has no weight_decay"):
         new("fromage", weight_decay=0.1)
+
+
+def test_fused_and_foreach_by_choice_learn_alike() -> None:
+    forms = [new("adamw", 1e-2, optimizer_args=args) for args in ({}, FUSED, FOREACH)]
+    assert forms[1].optimizer.param_groups[0]["fused"] and forms[2].optimizer.defaults["foreach"]
+    losses = [form.learn(5) for form in forms]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
 def test_a_dotted_path_is_any_class_of_an_optimizer() -> None:

@@ -1,5 +1,5 @@
-from pipeline.preview.shots import Shot, shots
 from pipeline.recipe.preview import Preview
+from pipeline.recipe.shots import Shot, shots
 
 PREVIEW = Preview(prompts=("a", "b"), seed=7)
 
