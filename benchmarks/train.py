@@ -7,8 +7,8 @@ In one run.
 Random weights, 256 pixels, batch 1, a LoRA of rank 8 on the attention layers, AdamW, float32 on
 the CPU. The loops take turns, a step each, on one copy of the frozen weights. Figures:
 
-step_ratio_bare    CPU seconds of our median step over the bare loop's: reading shards, drawing
-                   noise, checks and bookkeeping included
+step_ratio_bare    CPU seconds of our step over the bare loop's in the same turn, the median of the
+                   turns: reading shards, drawing noise, checks and bookkeeping included
 step_ratio_kohya   the same over kohya's networks (--kohya: a checkout of kohya-ss/sd-scripts, which
                    imports einops)
 loss_difference_…  ours to theirs on the same weights, latents, noise and timesteps
@@ -252,8 +252,8 @@ def difference(run: Run, other: ByHand) -> float:
     return max(apart)
 
 
-def medians(loops: dict[str, Step], steps: int) -> dict[str, tuple[float, float]]:
-    """(CPU, wall) seconds of each loop's median step, the loops taking turns."""
+def turns(loops: dict[str, Step], steps: int) -> dict[str, list[tuple[float, float]]]:
+    """(CPU, wall) seconds of each loop's steps, the loops taking turns; the first warms up."""
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in loops}
     for number in range(steps):
         for name, step in loops.items():
@@ -262,10 +262,7 @@ def medians(loops: dict[str, Step], steps: int) -> dict[str, tuple[float, float]
             seconds = time.process_time() - cpu, time.monotonic() - wall
             if number:
                 took[name].append(seconds)
-    return {
-        name: (statistics.median(c for c, _ in pairs), statistics.median(w for _, w in pairs))
-        for name, pairs in took.items()
-    }
+    return took
 
 
 def main() -> None:
@@ -291,11 +288,17 @@ def main() -> None:
         apart = {f"loss_difference_{n}": difference(run, other) for n, other in others.items()}
         loops: dict[str, Step] = {"ours": ours}
         loops |= {name: loop(run, other) for name, other in others.items()}
-        seconds = medians(loops, steps)
-    figures = {f"step_ratio_{n}": seconds["ours"][0] / seconds[n][0] for n in others} | apart
-    figures["samples_per_s"] = 1 / seconds["ours"][1]
+        took = turns(loops, steps)
+    figures = {}
+    for name in others:
+        pairs = zip(took["ours"], took[name], strict=True)
+        ratios = [mine / its for (mine, _), (its, _) in pairs]
+        figures[f"step_ratio_{name}"] = statistics.median(ratios)
+    figures |= apart
+    figures["samples_per_s"] = 1 / statistics.median(wall for _, wall in took["ours"])
     figures["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("CPU seconds a step: " + ", ".join(f"{n} {c:.2f}" for n, (c, _) in seconds.items()))
+    for name, steps_taken in took.items():
+        print(f"{name}, CPU seconds a step: " + " ".join(f"{cpu:.2f}" for cpu, _ in steps_taken))
     for name, value in figures.items():
         print(f"{name:22} {value:.4g}")
     if asked.json is not None:
