@@ -101,6 +101,7 @@ def test_a_stage_that_needs_a_build_refuses_a_dataset(
     assert "needs a build recipe" in ended.stderr
 
 
+@pytest.mark.prefect
 def test_a_base_that_cannot_be_trained_ends_with_2_before_anything_is_fetched(
     urushi: Urushi, write_recipe: WriteRecipe, tmp_path: Path
 ) -> None:
@@ -116,16 +117,16 @@ def test_a_base_that_cannot_be_trained_ends_with_2_before_anything_is_fetched(
     assert not (tmp_path / "workspace" / "datasets").exists()
 
 
+@pytest.mark.parametrize("verb", ["download", pytest.param("run", marks=pytest.mark.prefect)])
 def test_a_workspace_that_is_a_file_ends_with_2(
-    urushi: Urushi, write_recipe: WriteRecipe, tmp_path: Path
+    urushi: Urushi, write_recipe: WriteRecipe, tmp_path: Path, verb: str
 ) -> None:
     (tmp_path / "taken").write_text("")
     recipe = write_recipe()
     Image.new("RGB", (64, 64)).save(tmp_path / "pictures" / "a.png")
-    for verb in ("download", "run"):
-        ended = urushi(verb, recipe, "--workspace", tmp_path / "taken")
-        assert ended.returncode == 2, ended.stderr
-        assert "--workspace" in ended.stderr and "Traceback" not in ended.stderr
+    ended = urushi(verb, recipe, "--workspace", tmp_path / "taken")
+    assert ended.returncode == 2, ended.stderr
+    assert "--workspace" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
