@@ -70,11 +70,11 @@ SmallBuild = Callable[..., Path]
 def small_build(tmp_path: Path) -> SmallBuild:
     """small_build(steps=6, rounds='approve = "each round"') -> path of a build recipe."""
 
-    def write(steps: int = 6, rounds: str = "") -> Path:
+    def write(steps: int = 6, rounds: str = "", count: int = PICTURES) -> Path:
         rng = np.random.default_rng(4)
         pictures = tmp_path / "pictures"
         pictures.mkdir(exist_ok=True)
-        for number in range(PICTURES):
+        for number in range(count):
             scene = lacquer_scene(rng)
             draw(scene, 80, 80).save(pictures / f"{number:02d}.png")
             (pictures / f"{number:02d}.txt").write_text(", ".join(scene.general_tags()))

@@ -29,10 +29,13 @@ def started(standing: "Standing", deployment: str, **parameters: Any) -> str:
 def test_enough_newer_pictures_become_a_generation_and_a_page_compares_them(
     standing: "Standing", small_build: "SmallBuild"
 ) -> None:
-    recipe = small_build()
-    recipe.write_text(recipe.read_text().replace("count = 2", "count = 1"))
+    def written(pictures: int) -> Path:
+        recipe = small_build(count=pictures)
+        recipe.write_text(recipe.read_text().replace("count = 2", "count = 1"))
+        return recipe
+
     builds = standing.workspace / "builds"
-    run = standing.deploy(recipe, "--flow", "refresh")
+    run = standing.deploy(written(16), "--flow", "refresh")
     asked = standing.ask("/deployments/name/refresh/coat")["parameters"]
     assert (asked["least_new"], asked["rounds"]) == (500, 1), "spelled out for the interface"
     assert standing.wait(run, {"COMPLETED", "FAILED"})["state"]["name"] == "Completed"
@@ -44,11 +47,7 @@ def test_enough_newer_pictures_become_a_generation_and_a_page_compares_them(
         "Nothing to do",
         "0 new pictures, 3 are wanted",
     ), standing.log[-4000:]
-    for number in range(3):
-        for ending in ("png", "txt"):
-            old = recipe.parent / "pictures" / f"{number:02d}.{ending}"
-            content = old.read_bytes() + (b"\0" if ending == "png" else b"")
-            old.with_name(f"new-{old.name}").write_bytes(content)
+    written(19)
     run = started(standing, "refresh/coat", least_new=3)
     ended = standing.wait(run, {"COMPLETED", "FAILED"})["state"]
     assert ended["name"] == "Completed", standing.log[-4000:]
