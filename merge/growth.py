@@ -16,6 +16,7 @@ from torch import Tensor
 from merge.arithmetic import exact_products
 from merge.layout import look
 from merge.lora import Factors, LoraFile, open_loras
+from merge.strength import Strength
 from merge.thin import Cut, Spectrum, of_factors, of_matrix
 from merge.weights import Weights
 
@@ -51,7 +52,7 @@ class Growth:
     way, below 0 it took back, near 1 it only went further. 0 where either is 0."""
 
 
-def growth(loras: Sequence[tuple[Path, float]]) -> Growth:
+def growth(loras: Sequence[tuple[Path, float | Strength]]) -> Growth:
     """Looks at a chain of (file, strength); the files' modules are read one layer at a time.
 
     Of modules of the last file that are not two factors nothing is said.
@@ -100,7 +101,7 @@ def effective_rank(values: Tensor) -> float:
 
 
 def intruders(
-    base: Path, loras: Sequence[tuple[Path, float]], modules: Sequence[str]
+    base: Path, loras: Sequence[tuple[Path, float | Strength]], modules: Sequence[str]
 ) -> Mapping[str, int]:
     """How many of each changed weight's 10 leading directions the base's own did not have.
 
@@ -143,8 +144,10 @@ def _new_directions(before: Tensor, after: Tensor) -> int:
     return int((within < FAMILIAR).sum())
 
 
-def _scaled(file: LoraFile, name: str, strength: float) -> Factors:
+def _scaled(file: LoraFile, name: str, strength: float | Strength) -> Factors:
     """In float64, with alpha / rank and the strength in up."""
+    if isinstance(strength, Strength):
+        strength = strength.on(name)
     factors = file.thin(file.modules[name])
     return Factors(factors.up.double() * (factors.scale * strength), factors.down.double(), 1.0)
 

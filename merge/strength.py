@@ -16,6 +16,7 @@ from merge.blocks import BASE, BLOCKS, FAMILIES, ORDERS, finite, pairs, parse_fa
 from merge.errors import MergeError
 from merge.families import NAMES
 from merge.layers import Base, Family, Layer
+from merge.spelling import dotted
 
 NETWORKS: Mapping[str, tuple[str, ...]] = {
     "unet": ("unet",),
@@ -59,6 +60,17 @@ class Strength:
         """The factor on the delta of `layer`."""
         network = {"unet": self.unet, "te1": self.te1, "te2": self.te2}[layer.network]
         return network * self.blocks.get(layer.block, self.rest)
+
+    def on(self, name: str) -> float:
+        """The factor on a LoRA's module of this name, in any spelling.
+
+        Raises:
+            MergeError: it differs by blocks, which a name alone does not tell.
+        """
+        if self.blocks or self.rest != 1.0:
+            raise MergeError("Block weights have no one factor for a module known by name alone.")
+        network = (dotted(name) or name).partition(".")[0]
+        return {"te1": self.te1, "te2": self.te2}.get(network, self.unet)
 
     def times(self, factor: "float | Strength") -> "Strength":
         """Both together: the product on every layer.

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from merge import Addend, concat
+from merge import concat
 from merge.resize import resize
 from pipeline.artefacts.ledger import read_ledger
+from pipeline.artefacts.strength import told
 from pipeline.artefacts.workspace import Workspace
 from pipeline.errors import RequestError
 from pipeline.rounds.rebuild import Plan, plan
@@ -56,7 +57,7 @@ def extract_chain(
             "leave --dtype and --conv-rank away, or say what to keep."
         )
     made_of = plan(folder, ledger, place.identities, ledger.rounds[-1].round, final=True)
-    addends = [Addend(link.lora, link.strength) for link in made_of.links]
+    addends = [link.addend for link in made_of.links]
     known = {link.lora: link.blake3 for link in made_of.links}
     if not as_json:
         print("\n".join((*made_of.notes, _sum(made_of))))
@@ -85,4 +86,4 @@ def extract_chain(
 
 
 def _sum(made_of: Plan) -> str:
-    return " + ".join(f"{link.strength:g} x round {link.round}" for link in made_of.links)
+    return " + ".join(f"{told(link.strength)} x round {link.round}" for link in made_of.links)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artefacts.ledger import read_ledger
+from pipeline.artefacts.strength import told
 from pipeline.artefacts.workspace import Workspace
 from pipeline.errors import RequestError
 from pipeline.recipe import BuildRecipe, load_any
@@ -58,7 +59,7 @@ def rebuild_round(
         print(note)
     with Counted(Terminal(), f"rebuild {number}", "tensors") as bar:
         made = rebuild(made_of, target, bar.told)
-    sum_of = " + ".join(f"{link.strength:g} x round {link.round}" for link in made_of.links)
+    sum_of = " + ".join(f"{told(link.strength)} x round {link.round}" for link in made_of.links)
     print(f"{target}: {made.report.tensors} tensors, {size(made.report.size)}")
     print(f"origin + {sum_of}")
     whose = "the final checkpoint has" if final else f"round {number} had"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.artefacts.gpus import turn
 from pipeline.artefacts.locks import locked
+from pipeline.artefacts.strength import told
 from pipeline.errors import RequestError
 from urushi.builds import build_job
 from urushi.progress import Terminal
@@ -30,8 +31,9 @@ def reweigh(build: str, workspace: Path) -> None:
         if not found.links:
             raise RequestError(f"No round of {job.recipe.name} was merged: nothing has a strength.")
         made = refit_strengths(job, found, progress, by_hand=True)
-        for number, before, after in zip(made.rounds, made.merged_at, made.strengths, strict=True):
-            print(f"round {number}: {before:g} -> {after:g}")
+        befores = [link.strength for link in found.links]
+        for number, before, after in zip(made.rounds, befores, made.final, strict=True):
+            print(f"round {number}: {told(before)} -> {told(after)}")
         print(refit_sentence(made))
         finish(job, progress)
     print_products(job)

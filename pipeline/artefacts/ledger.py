@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.records import Record
+from pipeline.artefacts.strength import Strength, joined
 from pipeline.errors import UrushiError
 
 Decision = Literal["accepted", "accepted on retry", "rejected", "always"]
@@ -71,6 +72,14 @@ class Gain(Record):
     """95 % bootstrap interval of the mean paired difference before - after."""
 
 
+class EncoderStrengths(Record):
+    """The text encoders' strengths beside the UNet's; of a round that has one for both, that."""
+
+    merged_at: tuple[float, ...]
+    fitted: tuple[float, ...]
+    strengths: tuple[float, ...]
+
+
 class Refitted(Record):
     """All strengths fitted together after the last round; builds/NAME/refit.json."""
 
@@ -101,6 +110,15 @@ class Refitted(Record):
     they were kept."""
     anchor_before: float | None
     anchor_after: float | None
+    encoders: EncoderStrengths | None = None
+    """None where every round has one strength; else the ones above are the UNet's."""
+
+    @property
+    def final(self) -> tuple[Strength, ...]:
+        """What each round adds to the final checkpoint."""
+        if self.encoders is None:
+            return self.strengths
+        return tuple(zip(self.strengths, self.encoders.strengths, strict=True))
 
 
 class Snapshot(Record):
@@ -200,6 +218,18 @@ class RoundRow(Record):
     seconds: float
     phases: dict[str, float]
     """Seconds by part: train, strength, merge, preview."""
+    encoder_strength: float | None = None
+    """The text encoders', where `strength` is the UNet's alone; None where it is both's."""
+    final_encoder_strength: float | None = None
+    """The same of final_strength."""
+
+    @property
+    def merged_at(self) -> Strength:
+        return joined(self.strength, self.encoder_strength)
+
+    @property
+    def final_at(self) -> Strength:
+        return joined(self.final_strength, self.final_encoder_strength)
 
 
 class Ledger(Record):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.ledger import Ledger, RoundRow
+from pipeline.artefacts.strength import told
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview import wording
 from pipeline.preview.data import Counts, DatasetFacts
@@ -149,7 +150,7 @@ def _lineage(ledger: Ledger) -> str:
 
 
 def _strength(row: RoundRow) -> str:
-    return f"{row.final_strength:g}" if row.strength > 0 else "left out"
+    return told(row.final_at) if row.strength > 0 else "left out"
 
 
 def _data(facts: DatasetFacts) -> str:

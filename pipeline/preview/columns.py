@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.artefacts.ledger import Ledger, RoundRow
 from pipeline.artefacts.receipts import Receipt, done, read_receipt
 from pipeline.artefacts.workspace import BuildFolder
+from pipeline.preview import wording
 from pipeline.preview.sample import picture_paths
 from pipeline.preview.standing import fitted
 from pipeline.recipe.preview import Preview
@@ -102,7 +103,7 @@ def final_identity(ledger: Ledger) -> str | None:
 
 def strength_note(row: RoundRow) -> str:
     """What became of a round, in two words."""
-    return f"strength {row.strength:.2f}" if row.strength > 0 else "left out"
+    return f"strength {wording.strength(row.merged_at)}" if row.strength > 0 else "left out"
 
 
 def _whole(samples: Path) -> Receipt | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.artefacts.files import files_of
 from pipeline.artefacts.ledger import Ledger
+from pipeline.artefacts.strength import asked
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview import wording
 
@@ -85,7 +86,7 @@ def _rounds(folder: BuildFolder, ledger: Ledger) -> str:
             [
                 shlex.join(["urushi", "merge", ledger.origin]),
                 *(shlex.quote(row.lora) for row in merged),
-                " ".join(f"--strength {row.final_strength!r}" for row in merged),
+                " ".join(f"--strength {asked(row.final_at)}" for row in merged),
                 "--out mine.safetensors",
             ]
         )

@@ -86,7 +86,7 @@ def _round(row: RoundRow, several: bool) -> str:
     values = (
         wording.rate(row.learning_rate),
         f"{row.steps:,}",
-        f"{row.strength:.2f}",
+        wording.strength(row.merged_at),
         f"{wording.loss(row.heldout_before)} → {wording.loss(row.heldout_after)}",
         f'<span>{gain} <span class="small">{between}</span></span>',
         f'<span><span class="decision {row.decision.split()[0]}">'

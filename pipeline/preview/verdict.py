@@ -80,7 +80,7 @@ def _sure(rows: tuple[RoundRow, ...]) -> str:
 
 
 def _strengths(rows: tuple[RoundRow, ...]) -> str:
-    shown = ", ".join(f"{r.strength:.2f}" if r.strength > 0 else "left out" for r in rows)
+    shown = ", ".join(wording.strength(r.merged_at) if r.strength > 0 else "left out" for r in rows)
     how = "chosen on held-out pictures" if searched(rows) else "as the recipe says"
     return f"Strengths {how}: <b>{shown}</b>."
 
@@ -95,7 +95,7 @@ def _fitted(ledger: Ledger) -> str:
             "Fitting all strengths together afterwards promised no gain on the judging pictures "
             f"({low} to {high}), so they stayed."
         )
-    shown = ", ".join(f"{strength:.2f}" for strength in refit.strengths)
+    shown = ", ".join(map(wording.strength, refit.final))
     return (
         f"Fitted all together at the end they are <b>{shown}</b>, which lowered the loss by "
         f"{wording.loss(refit.before - refit.after)} more (95 % range {low} to {high})."

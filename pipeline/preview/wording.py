@@ -1,5 +1,7 @@
 """Numbers as a person reads them: rates, losses, shares, durations, sizes."""
 
+from pipeline.artefacts.strength import Strength
+
 
 def rate(value: float) -> str:
     """A learning rate: 5e-5, 1.47e-3."""
@@ -52,3 +54,10 @@ def megabytes(size: int) -> str:
 def count(number: int, noun: str) -> str:
     """1 round, 4 rounds, 12,000 pictures."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def strength(value: Strength) -> str:
+    """0.80; with the text encoders' beside the UNet's where they have one of their own."""
+    if isinstance(value, tuple):
+        return f"{value[0]:.2f} (text encoders {value[1]:.2f})"
+    return f"{value:.2f}"

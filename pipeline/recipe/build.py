@@ -93,6 +93,15 @@ class BuildRecipe(Section):
             raise ValueError(refused)
         return self
 
+    @model_validator(mode="after")
+    def _parts_what_there_is(self) -> Self:
+        if self.rounds.encoders_apart and not any(law.apart for law in self.law()):
+            raise ValueError(
+                "has encoders_apart in [rounds], and no round's text encoders learn: set [train]."
+                "text_encoder_rate"
+            )
+        return self
+
     @property
     def caches_text(self) -> bool:
         """Whether any round is shown what the origin's text encoders give: they are all live from
@@ -126,6 +135,7 @@ class BuildRecipe(Section):
                     strength=_strength(rounds, by_hand, index),
                     train=train,
                     live=live,
+                    apart=rounds.encoders_apart and train.trains_text,
                 )
             )
         return tuple(laws)

@@ -53,6 +53,9 @@ class Rounds(Section):
     strength: Literal["auto", "damped"] | Strength | Strengths = "auto"
     """The factor on a round's delta: searched on held-out loss; one number; or a list whose last
     value repeats. damped: 0.5 in every round, for tens of pictures."""
+    encoders_apart: bool = False
+    """Whether text encoders that learn get a strength of their own where strengths are searched:
+    found beside the UNet's, and refitted beside it."""
     refit: bool = True
     """Whether auto and damped strengths are fitted again, all together, after the last round;
     with them those that [[round]] tables and people's answers gave."""
@@ -154,5 +157,7 @@ class RoundLaw:
     live: bool = False
     """Whether captions are encoded as it goes, not cached: its text encoders learn, or those of a
     round before it did, so that it starts from others than the origin's."""
+    apart: bool = False
+    """Whether the search finds the text encoders a strength of their own."""
     redone: int = 0
     """How often a person had the round done again, each time with another seed."""

@@ -20,6 +20,7 @@ from pipeline.rounds.evaluate import HeldOut
 from pipeline.rounds.gate import judge
 from pipeline.rounds.history import History, history
 from pipeline.rounds.jury import Jury
+from pipeline.rounds.parting import Parting
 from pipeline.rounds.pictures import pictures
 from pipeline.rounds.settle import final_links
 from pipeline.rounds.single import differences, weigh
@@ -64,7 +65,10 @@ def run_baseline(job: Job, progress: Progress) -> Outcome:
     links = final_links(job, rounds)
     with progress.bar("rounds", 1, "pass") as bar:
         held_out = HeldOut(job.recipe, None, [link.lora for link in links], live=rounds.live)
-        together = Jury(held_out, seen, bar).judged([link.strength for link in links])
+        strengths = [link.strength for link in links]
+        parting = Parting(tuple(isinstance(strength, tuple) for strength in strengths))
+        jury = Jury(held_out, seen, bar, parting.strengths)
+        together = jury.judged(parting.flat(strengths))
         bar.advance()
     verdict = judge(
         alone.mean(axis=1).tolist(),

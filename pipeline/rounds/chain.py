@@ -16,6 +16,7 @@ from pipeline.artefacts.files import files_of, write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Receipt, read_receipt, write_receipt
+from pipeline.artefacts.strength import Strength
 from pipeline.progress import Progress
 from pipeline.rounds.growth import measure, summed_up
 from pipeline.rounds.untouched import require_untouched, untouched
@@ -31,7 +32,20 @@ class Link:
     round: int
     lora: Path
     blake3: str
-    strength: float
+    strength: Strength
+
+    @property
+    def addend(self) -> merge.Addend:
+        """For a merge."""
+        return merge.Addend(self.lora, merged_at(self.strength))
+
+
+def merged_at(strength: Strength) -> float | merge.Strength:
+    """In merge's words."""
+    if isinstance(strength, tuple):
+        unet, text = strength
+        return merge.Strength(unet, text, text)
+    return strength
 
 
 def merge_fingerprint(job: Job, links: tuple[Link, ...]) -> str:
@@ -69,7 +83,9 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
         report = write_checkpoint(job, links, folder.checkpoint)
         bar.advance()
     grown = measure(
-        job.recipe.base.checkpoint, [(x.round, x.lora, x.strength) for x in links], report
+        job.recipe.base.checkpoint,
+        [(x.round, x.lora, merged_at(x.strength)) for x in links],
+        report,
     )
     write_text(folder.growth, grown.model_dump_json(indent=1) + "\n")
     return write_receipt(
@@ -117,7 +133,7 @@ def write_chain(
     """
     return merge.merge(
         origin.checkpoint,
-        [merge.Addend(link.lora, link.strength) for link in links],
+        [link.addend for link in links],
         out,
         metadata={
             "urushi.build": origin.build,

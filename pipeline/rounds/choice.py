@@ -11,6 +11,7 @@ from pipeline.artefacts.job import Job
 from pipeline.artefacts.ledger import BucketLoss, Candidate, Decision
 from pipeline.artefacts.receipts import Receipt, write_receipt
 from pipeline.artefacts.records import Record
+from pipeline.artefacts.strength import Strength, joined, parted, shrunk, told
 from pipeline.progress import Bar, Progress
 from pipeline.recipe import RoundLaw
 from pipeline.rounds.anchor import anchor_of
@@ -19,8 +20,11 @@ from pipeline.rounds.buckets import bucket_losses
 from pipeline.rounds.chain import Link, sha256
 from pipeline.rounds.evaluate import HeldOut, Losses
 from pipeline.rounds.gate import ATTEMPTS, ceiling, judge, shrink
+from pipeline.rounds.jury import Jury
 from pipeline.rounds.machine import peak_memory, versions
+from pipeline.rounds.parting import Parting
 from pipeline.rounds.pictures import Pictures, pictures
+from pipeline.rounds.refit import refit
 from pipeline.rounds.split import HeldOutPicture
 from pipeline.rounds.strength import Search, at, search
 from pipeline.rounds.training import training
@@ -48,6 +52,9 @@ class Attempt(Record):
     """The strength that the choosing half asks for."""
     strength: float
     """What the anchor leaves of it."""
+    encoders: float | None = None
+    """The text encoders' strength, where `strength` is the UNet's alone; None where it is both's.
+    """
     before: float
     after: float
     low: float
@@ -72,6 +79,11 @@ class Choice(Record):
     strength: float
     """What is merged; 0 for a rejected round."""
     attempts: tuple[Attempt, ...]
+
+    @property
+    def merged_at(self) -> Strength:
+        """`strength`, with the text encoders' where they have one of their own."""
+        return joined(self.strength, self.counts.encoders if self.merged else None)
 
     @property
     def counts(self) -> Attempt:
@@ -106,6 +118,7 @@ def choice_fingerprint(job: Job, law: RoundLaw, base: tuple[Link, ...]) -> str:
         gate=rounds.gate,
         **anchored,
         **({"given": given} if given else {}),
+        **({"apart": True} if law.apart else {}),
     )
 
 
@@ -208,11 +221,13 @@ class _Judged:
     """What the held-out and the anchor pictures say of one LoRA."""
 
     search: Search
-    strength: float
+    wanted: Strength
+    """By the choosing half."""
+    strength: Strength
     before: Losses
     after: Losses
     """Of the judging half."""
-    anchor: tuple[tuple[float, float], ...]
+    anchor: tuple[tuple[Strength, float], ...]
 
 
 def _judged(
@@ -232,21 +247,40 @@ def _judged(
     loras = (plan.folder / LORA,)
     held_out = HeldOut(recipe, plan.checkpoint, loras, plan.beside, live=law.live)
     passes = (6 if wanted is None else 4) + (0 if anchor is None else 2)
+    passes += 6 if law.apart and wanted is None else 0
     with progress.bar(f"strength {law.number}", passes, "pass") as bar:
         mean = _Mean(held_out, seen, split.chooses, bar)
         found = search(mean) if wanted is None else at(mean, wanted)
-        strength = found.best
-        anchored: tuple[tuple[float, float], ...] = ()
+        sought: Strength = found.best
+        if law.apart and wanted is None and found.best > 0:
+            sought = _parted(held_out, seen, bar, found.best)
+        strength = sought
+        anchored: tuple[tuple[Strength, float], ...] = ()
         if anchor is not None:
             forgets = _Mean(held_out, anchor, anchor.split.held_out, bar)
             before = forgets(0.0)
             most = ceiling(before, anchor_origin or before, job.recipe.rounds.anchor_budget)
-            strength = shrink(forgets, found.best, most).strength
+            if isinstance(sought, tuple):
+                way = shrink(lambda share: forgets(shrunk(sought, share)), 1.0, most)
+                strength = shrunk(sought, way.strength)
+            else:
+                strength = shrink(forgets, sought, most).strength
             forgets(strength)
             anchored = tuple(forgets.known.items())
         losses = [held_out.losses(seen.folders, split.judges, (s,)) for s in (0.0, strength)]
         bar.advance(2)
-    return _Judged(found, strength, losses[0], losses[1], anchored)
+    return _Judged(found, sought, strength, losses[0], losses[1], anchored)
+
+
+def _parted(held_out: HeldOut, seen: Pictures, bar: Bar, best: float) -> Strength:
+    """Strengths apart for UNet and text encoders, from the one that suits both: the same fit that
+    is made over all rounds at the end. `best` itself where they gain nothing, or where the UNet's
+    part would be left out."""
+    parting = Parting((True,))
+    jury = Jury(held_out, [seen], bar, parting.strengths)
+    found = refit(jury.choosing_loss, jury.around, parting.flat([best]))
+    (strength,) = parting.strengths(found.strengths)
+    return strength if parted(strength)[0] > 0 and found.after < found.before else best
 
 
 class _Mean:
@@ -256,19 +290,19 @@ class _Mean:
         self, held_out: HeldOut, seen: Pictures, chosen: tuple[HeldOutPicture, ...], bar: Bar
     ) -> None:
         self._held_out, self._seen, self._pictures, self._bar = held_out, seen, chosen, bar
-        self.known: dict[float, float] = {}
+        self.known: dict[Strength, float] = {}
 
-    def __call__(self, strength: float) -> float:
+    def __call__(self, strength: Strength) -> float:
         if strength not in self.known:
             losses = self._held_out.losses(self._seen.folders, self._pictures, (strength,))
             self.known[strength] = float(losses.mean())
             self._bar.advance()
-            self._bar.note(f"{strength:g}")
+            self._bar.note(told(strength))
         return self.known[strength]
 
 
-def _candidates(tried: tuple[tuple[float, float], ...]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(strength=s, loss=loss) for s, loss in tried)
+def _candidates(tried: tuple[tuple[Strength, float], ...]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(strength=parted(s)[0], loss=loss) for s, loss in tried)
 
 
 def _attempt(
@@ -276,7 +310,7 @@ def _attempt(
 ) -> Attempt:
     before, after = (losses.mean(axis=1).tolist() for losses in (judged.before, judged.after))
     verdict = judge(before, after, seed_of(job.recipe.seed, "bootstrap", law.number))
-    anchor = dict(judged.anchor)
+    anchor, (unet, text) = dict(judged.anchor), parted(judged.strength)
     lora = plan.folder / LORA
     return Attempt(
         learning_rate=plan.learning_rate,
@@ -285,8 +319,9 @@ def _attempt(
         train_seconds=receipt.seconds,
         lora=str(lora.relative_to(job.folder.round(law.number).root)),
         candidates=_candidates(judged.search.tried),
-        wanted=judged.search.best,
-        strength=judged.strength,
+        wanted=parted(judged.wanted)[0],
+        strength=unet,
+        encoders=text if isinstance(judged.strength, tuple) else None,
         before=verdict.before,
         after=verdict.after,
         low=verdict.low,

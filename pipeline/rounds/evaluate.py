@@ -12,6 +12,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.artefacts.strength import Strength
 from pipeline.models.load import load_scheduler
 from pipeline.models.places import CacheFolders
 from pipeline.models.scaling import latent_scaling
@@ -82,13 +83,16 @@ class HeldOut:
         )
         self._network = network.to(self._device).eval()
 
-    def _set(self, strengths: Sequence[float]) -> None:
+    def _set(self, strengths: Sequence[Strength]) -> None:
         for name, strength in zip(self._names, strengths, strict=True):
             set_strength(self._network, strength, name)
 
     @torch.no_grad()
     def losses(
-        self, cached: CacheFolders, pictures: Sequence[HeldOutPicture], strengths: Sequence[float]
+        self,
+        cached: CacheFolders,
+        pictures: Sequence[HeldOutPicture],
+        strengths: Sequence[Strength],
     ) -> Losses:
         """The loss of each of `pictures` at each of its timesteps."""
         self._set(strengths)
@@ -107,7 +111,7 @@ class HeldOut:
         pictures: Sequence[HeldOutPicture],
         strengths: Sequence[float],
         steps: Sequence[float],
-        at: Callable[[Sequence[float]], Sequence[float]] = tuple,
+        at: Callable[[Sequence[float]], Sequence[Strength]] = tuple,
     ) -> Quadratic:
         """The mean loss of `pictures` around `strengths`, as `refit` asks for it.
 

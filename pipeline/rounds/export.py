@@ -91,7 +91,7 @@ def _merge(made_of: Plan, out: Path, dtype: str, on_tensor: OnTensor | None) -> 
     origin = made_of.origin
     merge.merge(
         origin.checkpoint,
-        [merge.Addend(link.lora, link.strength) for link in made_of.links],
+        [link.addend for link in made_of.links],
         out,
         dtype=dtype,
         metadata={"urushi.build": origin.build},

@@ -47,7 +47,7 @@ def finish(job: Job, progress: Progress) -> Outcome:
         outputs = files_of(folder.final)
         if not job.recipe.lora.dora:  # Of which there is no sum in one file.
             merge.concat(
-                [merge.Addend(link.lora, link.strength) for link in links],
+                [link.addend for link in links],
                 folder.final_lora,
                 identities={link.lora: link.blake3 for link in links},
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from merge import MergeReport
+from merge import MergeReport, Strength
 from merge.growth import growth, intruders
 from pipeline.artefacts.ledger import GrowthFile, LayerRow
 
@@ -14,7 +14,7 @@ LOOKED_AT = 16
 
 
 def measure(
-    origin: Path, chain: Sequence[tuple[int, Path, float]], report: MergeReport
+    origin: Path, chain: Sequence[tuple[int, Path, float | Strength]], report: MergeReport
 ) -> GrowthFile:
     """Of a chain of (round, LoRA, strength) and the report of its merge, which has the norms of the
     origin's weights."""

@@ -76,7 +76,7 @@ def history(job: Job, last: int) -> History:
         if choice.merged:
             lora = job.folder.round(number).lora
             digest = receipt.outputs[lora.name].blake3
-            links = (*links, Link(number, lora, digest, choice.strength))
+            links = (*links, Link(number, lora, digest, choice.merged_at))
         laid.append(Laid(law, choice, receipt, links))
         stop = why_stop(_past(job, laid), _limits(job, laid))
         answer = of_round(job, number).about(laid[-1].lora)

@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from pipeline.artefacts.strength import Strength
 from pipeline.progress import Bar
 from pipeline.rounds.evaluate import HeldOut, Losses
 from pipeline.rounds.pictures import Pictures
 from pipeline.rounds.refit import Quadratic
 
-At = Callable[[Sequence[float]], Sequence[float]]
+At = Callable[[Sequence[float]], Sequence[Strength]]
 
 
 class Jury:

@@ -14,6 +14,7 @@ from pipeline.artefacts.ledger import (
     write_ledger,
 )
 from pipeline.artefacts.receipts import read_receipt
+from pipeline.artefacts.strength import Strength, parted
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.inspect import inspect
 from pipeline.models.places import cache_folders
@@ -55,7 +56,7 @@ def gather(job: Job, history: History, status: Status, *, final: bool) -> Ledger
     """The ledger as the receipts have it now; with `final`, the final files are named too."""
     folder, recipe, laid = job.folder, job.recipe, history.laid
     refit, trials = refitted(job, history), trials_found(job)
-    last = dict(zip(refit.rounds, refit.strengths, strict=True)) if refit else {}
+    last = dict(zip(refit.rounds, refit.final, strict=True)) if refit else {}
     rows = tuple(row for item in laid if (row := _row(job, item, last)) is not None)
     return Ledger(
         build=recipe.name,
@@ -93,12 +94,13 @@ def _gain(job: Job, history: History, refit: Refitted | None) -> Gain | None:
     return gain_of(judge(*losses, seed_of(job.recipe.seed, "bootstrap", "gain")))
 
 
-def _row(job: Job, item: Laid, last: Mapping[int, float]) -> RoundRow | None:
+def _row(job: Job, item: Laid, last: Mapping[int, Strength]) -> RoundRow | None:
     """`last`: the final strengths by round, where they were fitted together."""
     folder, choice, counts = job.folder.round(item.law.number), item.choice, item.choice.counts
     merged = was_laid(job, item.links) if item.links else None
     if choice.merged and merged is None:
         return None
+    final = last.get(choice.round, choice.merged_at)
     samples = read_receipt(folder.samples)
     phases = {
         "train": sum(attempt.train_seconds for attempt in choice.attempts),
@@ -116,13 +118,15 @@ def _row(job: Job, item: Laid, last: Mapping[int, float]) -> RoundRow | None:
         learning_rate=counts.learning_rate,
         steps=counts.steps,
         strength=choice.strength,
+        encoder_strength=_text(choice.merged_at),
         heldout_before=counts.before,
         heldout_after=counts.after if choice.merged else counts.before,
         improvement_low=counts.low,
         improvement_high=counts.high,
         decision=choice.decision,
         wanted=counts.wanted,
-        final_strength=last.get(choice.round, choice.strength),
+        final_strength=parted(final)[0],
+        final_encoder_strength=_text(final),
         buckets=counts.buckets,
         anchor_before=counts.anchor_before,
         anchor_after=choice.anchor,
@@ -140,6 +144,11 @@ def _row(job: Job, item: Laid, last: Mapping[int, float]) -> RoundRow | None:
         seconds=round(sum(phases.values()), 3),
         phases={name: round(seconds, 3) for name, seconds in phases.items()},
     )
+
+
+def _text(strength: Strength) -> float | None:
+    """The text encoders', where they have one of their own."""
+    return strength[1] if isinstance(strength, tuple) else None
 
 
 def _data_seconds(job: Job) -> dict[str, float]:

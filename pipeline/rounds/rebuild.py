@@ -12,6 +12,7 @@ from pathlib import Path
 import merge
 from pipeline.artefacts.identity import Identities
 from pipeline.artefacts.ledger import Ledger, RoundRow
+from pipeline.artefacts.strength import Strength, adds
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.errors import RequestError, UrushiError
 from pipeline.rounds.chain import Link, Origin, sha256, write_chain
@@ -64,7 +65,7 @@ def plan(
     rows = _rows(ledger, number, dropped)
     kept = [row for row in rows if row.decision != "rejected" and row.round not in dropped]
     if final and ledger.refit is not None:
-        kept = [row for row in kept if row.final_strength > 0]
+        kept = [row for row in kept if adds(row.final_at)]
     if not kept:
         raise RequestError(
             f"No round up to {number} of {ledger.build} would be merged: what is asked for is the "
@@ -77,7 +78,7 @@ def plan(
             "Give one for each of them, in order."
         )
     if strengths is None:
-        chosen = [row.final_strength if final else row.strength for row in kept]
+        chosen: list[Strength] = [row.final_at if final else row.merged_at for row in kept]
     else:
         chosen = [float(s) for s in strengths]
     origin = _origin(ledger, identities, moved)
@@ -100,13 +101,13 @@ def plan(
 
 
 def _expected(
-    ledger: Ledger, rows: Sequence[RoundRow], made: Sequence[tuple[int, float]]
+    ledger: Ledger, rows: Sequence[RoundRow], made: Sequence[tuple[int, Strength]]
 ) -> str | None:
     """sha256 of the round's checkpoint or of the final one, where either is of just that chain."""
     merged = [row for row in rows if row.decision != "rejected"]
-    if made == [(row.round, row.strength) for row in merged]:
+    if made == [(row.round, row.merged_at) for row in merged]:
         return rows[-1].checkpoint_sha256
-    last = [(row.round, row.final_strength) for row in merged if row.final_strength > 0]
+    last = [(row.round, row.final_at) for row in merged if adds(row.final_at)]
     return ledger.final_sha256 if rows[-1] == ledger.rounds[-1] and made == last else None
 
 

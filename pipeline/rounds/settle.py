@@ -6,14 +6,16 @@ round of a build whose strengths are searched, `urushi reweigh BUILD` for any.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
-from pipeline.artefacts.ledger import Gain, Refitted
+from pipeline.artefacts.ledger import EncoderStrengths, Gain, Refitted
 from pipeline.artefacts.receipts import read_receipt, write_receipt
+from pipeline.artefacts.strength import Strength, adds, parted
 from pipeline.progress import Progress
 from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.buckets import bucket_losses
@@ -22,6 +24,7 @@ from pipeline.rounds.evaluate import HeldOut
 from pipeline.rounds.gate import Verdict, ceiling, judge, shrink
 from pipeline.rounds.history import History
 from pipeline.rounds.jury import Jury
+from pipeline.rounds.parting import Parting
 from pipeline.rounds.pictures import Pictures, pictures
 from pipeline.rounds.refit import refit
 from pipeline.rounds.untouched import untouched
@@ -49,9 +52,9 @@ def final_links(job: Job, history: History) -> tuple[Link, ...]:
         return history.links
     links = (
         replace(link, strength=strength)
-        for link, strength in zip(history.links, found.strengths, strict=True)
+        for link, strength in zip(history.links, found.final, strict=True)
     )
-    kept = tuple(link for link in links if link.strength > 0)
+    kept = tuple(link for link in links if adds(link.strength))
     return kept or (replace(history.links[0], strength=0.0),)
 
 
@@ -96,6 +99,7 @@ def _fingerprint(job: Job, history: History) -> str:
         train=[job.recipe.train.precision, job.recipe.train.storage],
         budget=job.recipe.rounds.anchor_budget,
         live=history.live,
+        **({"apart": True} if job.recipe.rounds.encoders_apart else {}),
     )
 
 
@@ -107,14 +111,16 @@ def _seen(job: Job, history: History) -> list[Pictures]:
 
 def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
     links, anchor = history.links, anchor_of(job)
-    start = tuple(link.strength for link in links)
+    merged = [item.law for item in history.laid if item.choice.merged]
+    parting = Parting(tuple(law.apart for law in merged))
+    start = parting.flat([link.strength for link in links])
     held_out = HeldOut(job.recipe, None, [link.lora for link in links], live=history.live)
-    with progress.bar("refit", 2 * (len(links) + 2), "pass") as bar:
-        jury = Jury(held_out, _seen(job, history), bar)
+    with progress.bar("refit", 2 * (len(start) + 2), "pass") as bar:
+        jury = Jury(held_out, _seen(job, history), bar, parting.strengths)
         found = refit(jury.choosing_loss, jury.around, start)
         strengths, moved, forgets = found.strengths, 1.0, None
         if anchor is not None:
-            forgets = _Anchor(held_out, anchor, start, found.strengths)
+            forgets = _Anchor(held_out, anchor, parting, start, found.strengths)
             # The refit may raise the anchor loss as one more round might.
             most = ceiling(
                 forgets(0.0), history.anchor_origin or 0.0, job.recipe.rounds.anchor_budget
@@ -128,11 +134,21 @@ def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
         losses.mean(axis=1).tolist() for losses in (origin, before, after)
     )
     verdict = judge(as_merged, as_fitted, seed)
+    unet, text = zip(
+        *(
+            _by_network(parting.strengths(flat))
+            for flat in (start, found.strengths, strengths if verdict.improves else start)
+        ),
+        strict=True,
+    )
     return Refitted(
         rounds=tuple(link.round for link in links),
-        merged_at=start,
-        fitted=found.strengths,
-        strengths=strengths if verdict.improves else start,
+        merged_at=unet[0],
+        fitted=unet[1],
+        strengths=unet[2],
+        encoders=EncoderStrengths(merged_at=text[0], fitted=text[1], strengths=text[2])
+        if any(parting.apart)
+        else None,
         kept=verdict.improves,
         passes=found.passes,
         chosen_before=found.before,
@@ -153,6 +169,12 @@ def gain_of(verdict: Verdict) -> Gain:
     return Gain(before=verdict.before, after=verdict.after, low=verdict.low, high=verdict.high)
 
 
+def _by_network(strengths: Sequence[Strength]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """All of the UNet, all of the text encoders."""
+    pairs = [parted(strength) for strength in strengths]
+    return tuple(unet for unet, _ in pairs), tuple(text for _, text in pairs)
+
+
 class _Anchor:
     """The anchor loss on the way from one strength vector (0) to another (1)."""
 
@@ -160,20 +182,23 @@ class _Anchor:
         self,
         held_out: HeldOut,
         anchor: Pictures,
+        parting: Parting,
         start: tuple[float, ...],
         end: tuple[float, ...],
     ) -> None:
-        self._held_out, self._anchor, self._start, self._end = held_out, anchor, start, end
+        self._held_out, self._anchor, self._parting = held_out, anchor, parting
+        self._start, self._end = start, end
         self._known: dict[float, float] = {}
 
     def between(self, share: float) -> tuple[float, ...]:
-        """The strengths at `share` of the way."""
+        """The numbers of the strengths at `share` of the way."""
         ends = zip(self._start, self._end, strict=True)
         return tuple(round(first + share * (last - first), 4) for first, last in ends)
 
     def __call__(self, share: float) -> float:
         if share not in self._known:
             pictures, folders = self._anchor.split.held_out, self._anchor.folders
-            losses = self._held_out.losses(folders, pictures, self.between(share))
+            strengths = self._parting.strengths(self.between(share))
+            losses = self._held_out.losses(folders, pictures, strengths)
             self._known[share] = float(losses.mean())
         return self._known[share]

@@ -21,6 +21,7 @@ from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.ledger import Refitted
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import done
+from pipeline.artefacts.strength import told
 from pipeline.errors import RequestError
 from pipeline.preview.stage import make_round_grid
 from pipeline.progress import Progress
@@ -160,7 +161,7 @@ def _sentence(choice: Choice) -> str:
     counts = choice.counts
     shrunk = f" of {counts.wanted:g}, for the anchor" if counts.strength < counts.wanted else ""
     return (
-        f"round {choice.round}: {choice.decision}, strength {choice.strength:g}{shrunk}, "
+        f"round {choice.round}: {choice.decision}, strength {told(choice.merged_at)}{shrunk}, "
         f"held-out {counts.before:.5f} -> {counts.after:.5f}"
     )
 
@@ -217,7 +218,7 @@ def _refit(job: Job, progress: Progress) -> Outcome:
 
 def refit_sentence(found: Refitted) -> str:
     """What the refit came to, for a person."""
-    strengths = ", ".join(f"{strength:g}" for strength in found.strengths)
+    strengths = ", ".join(map(told, found.final))
     losses = f"held-out {found.before:.5f} -> {found.after:.5f}"
     if not found.kept:
         return f"the rounds' own strengths stay ({strengths}): {losses} with fitted ones"

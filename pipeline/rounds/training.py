@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job, init_lora
+from pipeline.artefacts.strength import adds
 from pipeline.errors import RequestError
 from pipeline.recipe import RoundLaw
 from pipeline.recipe.running import Running
@@ -115,7 +116,7 @@ def _phase(job: Job, law: RoundLaw) -> Phase:
 def _start(job: Job, base: tuple[Link, ...]) -> Start:
     """As the recipe says; where nothing was merged there is nothing to take over."""
     policy = job.recipe.rounds.start
-    base = tuple(link for link in base if link.strength > 0)
+    base = tuple(link for link in base if adds(link.strength))
     if not base:
         return Start("fresh" if policy == "kept" else "gradient" if policy == "carried" else policy)
     return Start(policy, tuple(link.lora for link in base), tuple(link.strength for link in base))

@@ -10,10 +10,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pipeline.artefacts.files import write_bytes
+from pipeline.artefacts.strength import Strength, parted
 from pipeline.artefacts.tensors import ordered
 from pipeline.recipe.lora import Lora
 from pipeline.train.counted import seed_of
-from pipeline.train.denoiser import Denoiser
+from pipeline.train.denoiser import ENCODERS, Denoiser
 from pipeline.train.dora import begin_magnitudes, dora_scale, has_magnitudes
 from pipeline.train.naming import kohya_names
 from pipeline.train.targets import Target, targets
@@ -94,13 +95,15 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     return [p for p in network.parameters() if p.requires_grad]
 
 
-def set_strength(network: Denoiser, strength: float, name: str = NAME) -> None:
+def set_strength(network: Denoiser, strength: Strength, name: str = NAME) -> None:
     """Multiplies the delta of every layer of an adapter by `strength`; weights stay as they are."""
-    for _, layer in layers(network):
+    unet, text = parted(strength)
+    for path, layer in layers(network):
+        factor = text if path.startswith(ENCODERS) else unet
         if has_magnitudes(layer, name):
-            layer.lora_magnitude_vector[name].strength = strength
+            layer.lora_magnitude_vector[name].strength = factor
         elif name in layer.lora_A:
-            layer.set_scale(name, strength)
+            layer.set_scale(name, factor)
 
 
 def factors(network: Denoiser) -> dict[str, Tensor]:

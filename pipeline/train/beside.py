@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pipeline.artefacts.strength import TEXT, Strength
 from pipeline.errors import RequestError
 from pipeline.train.adapter import inject, layers, set_strength
 from pipeline.train.carry import Carried
@@ -21,8 +22,6 @@ from pipeline.train.naming import kohya_names
 from pipeline.train.plan import Earlier
 from pipeline.train.targets import Target
 
-TEXT = "lora_te"
-"""What kohya's names of text encoders' layers begin with."""
 PARTS = {
     "lora_down.weight": "down",
     "lora_up.weight": "up",
@@ -53,7 +52,7 @@ class Beside:
     """Of the adapter: each has its own."""
     deltas: Mapping[str, Delta]
     """By kohya's name of the layer."""
-    strength: float
+    strength: Strength
 
     @property
     def is_dora(self) -> bool:

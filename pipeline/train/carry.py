@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from merge.thin import of_factors
+from pipeline.artefacts.strength import Strength, on
 from pipeline.train.denoiser import Denoiser
 from pipeline.train.naming import kohya_names
 
@@ -62,20 +63,20 @@ def leading(parts: Sequence[Part], count: int) -> Leading:
     return Leading(kept_up.float().contiguous(), kept_down.float().contiguous())
 
 
-def carried_over(chain: Sequence[tuple[Path, float]]) -> Carried:
+def carried_over(chain: Sequence[tuple[Path, Strength]]) -> Carried:
     """What the round after `chain`, the merged LoRAs and their strengths in order, takes over.
 
     A round that was itself a carried one left strength x its LoRA + (1 - strength) x what it had
     been given trainable: the rest of its delta is part of the weights.
     """
     carried: dict[str, Leading] = {}
-    for path, strength in chain:
+    for path, merged_at in chain:
         with safe_open(path, "pt") as file:
             marked = MARK in (file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         now = {}
         for name, whole in _parts(tensors).items():
-            before = carried.get(name) if marked else None
+            strength, before = on(merged_at, name), carried.get(name) if marked else None
             given = 0 if before is None else len(before.down)
             rank = len(whole.down) - given
             parts = [Part(whole.up[:, :rank], whole.down[:rank], whole.scale * strength)]

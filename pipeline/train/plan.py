@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts.strength import Strength
 from pipeline.recipe.rounds import StartPolicy
 from pipeline.train.rate import Phase
 
@@ -15,7 +16,7 @@ class Start:
 
     policy: StartPolicy = "fresh"
     loras: tuple[Path, ...] = ()
-    strengths: tuple[float, ...] = ()
+    strengths: tuple[Strength, ...] = ()
     init: Path | None = None
     """A LoRA file whose delta it goes on with, instead of the policy."""
 
@@ -31,7 +32,7 @@ class Earlier:
 
     name: str
     file: Path
-    strength: float
+    strength: Strength
 
 
 @dataclass(frozen=True)

@@ -102,3 +102,12 @@ def test_captions_are_live_from_the_first_round_whose_encoders_learn(
 def test_text_encoder_rates_are_one_share_or_two(write_recipe: WriteRecipe, wrong: str) -> None:
     with pytest.raises(RecipeError, match="text_encoder_rate"):
         load_build(write_recipe(f"[train]\ntext_encoder_rate = {wrong}\n"))
+
+
+def test_a_strength_is_parted_where_encoders_learn(write_recipe: WriteRecipe) -> None:
+    parting = "[rounds]\nencoders_apart = true\ncount = 1\n"
+    still = "[[round]]\ntrain = { text_encoder_rate = 0.0 }\n"
+    recipe = load_build(write_recipe(parting + "[train]\ntext_encoder_rate = 0.5\n" + still))
+    assert [law.apart for law in recipe.law()] == [True, False]
+    with pytest.raises(RecipeError, match="no round's text encoders learn"):
+        load_build(write_recipe(parting))

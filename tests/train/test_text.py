@@ -13,15 +13,22 @@ from safetensors.torch import load_file
 
 import merge
 from pipeline.errors import RequestError
-from pipeline.models.load import load_text
+from pipeline.models.load import load_text, load_unet
 from pipeline.models.text import TextStack
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
 from pipeline.recipe.base import Base
 from pipeline.recipe.lora import Lora
 from pipeline.recipe.train import Train
-from pipeline.train.adapter import attach, factors, layers, save_lora, trainable
-from pipeline.train.conditioning import Spoken
+from pipeline.train.adapter import (
+    attach,
+    factors,
+    layers,
+    save_lora,
+    set_strength,
+    trainable,
+)
+from pipeline.train.conditioning import Conditioning, Spoken, predict
 from pipeline.train.denoiser import Denoiser
 from pipeline.train.network import encoder_shares, load_base
 from pipeline.train.plan import RoundTraining
@@ -100,6 +107,22 @@ def test_merged_the_encoders_say_what_they_said_in_memory(
     torch.testing.assert_close(found.hidden, wanted.hidden, atol=1e-5, rtol=1e-5)
     if wanted.pooled is not None:
         torch.testing.assert_close(found.pooled, wanted.pooled, atol=1e-5, rtol=1e-5)
+
+
+def test_a_strength_apart_reaches_each_network(bases: dict[str, Base], tmp_path: Path) -> None:
+    network, text = learning(bases["sd15"])
+    save_lora(factors(network), tmp_path / "lora.safetensors", {})
+    set_strength(network, (0.3, 0.8))
+    out = tmp_path / "merged"
+    addend = merge.Addend(tmp_path / "lora.safetensors", merge.parse_strength("unet=0.3,te=0.8"))
+    merge.merge(bases["sd15"].checkpoint, [addend], out)
+    told, at = load_text(bases["sd15"], out).encode(CAPTIONS), torch.tensor([10, 700])
+    torch.testing.assert_close(text.encode(CAPTIONS).hidden, told.hidden, atol=1e-5, rtol=1e-5)
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        said = network(noisy, at, Conditioning(told.hidden, None))
+        wanted = predict(load_unet(bases["sd15"], out), noisy, at, Conditioning(told.hidden, None))
+    torch.testing.assert_close(said, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_files_name_the_layers_as_kohya_does(bases: dict[str, Base]) -> None:
