@@ -124,3 +124,10 @@ def finished(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     for part in parts(job):
         part.run(job, Silent())
     return job
+
+
+@pytest.fixture
+def copied(finished: Job, workshop: Path, tmp_path: Path) -> Job:
+    """The finished build in a workspace of its own."""
+    shutil.copytree(finished.workspace.root, tmp_path / "workspace")
+    return load_job(workshop / "finished.toml", tmp_path / "workspace")

@@ -1,6 +1,5 @@
 """What can be done with a finished build: other strengths, a fork, more rounds, a rebuilt final."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from urushi.fork import fork
 from urushi.rebuild import rebuild_round
 from urushi.reweigh import reweigh
 from urushi.run import add_rounds
-
-
-@pytest.fixture
-def copied(finished: Job, workshop: Path, tmp_path: Path) -> Job:
-    """The finished build in a workspace of its own."""
-    shutil.copytree(finished.workspace.root, tmp_path / "workspace")
-    return load_job(workshop / "finished.toml", tmp_path / "workspace")
 
 
 def run(job: Job) -> None:

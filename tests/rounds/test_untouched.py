@@ -1,13 +1,11 @@
 """A build directory edited by hand: what was changed is named; rules that changed make anew."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
 from pipeline.artefacts.chain import VERSIONS
-from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.job import Job
 from pipeline.errors import UrushiError
 from pipeline.progress import Silent
 from pipeline.rounds import pictures as room
@@ -17,13 +15,6 @@ from pipeline.rounds.finish import is_finished
 from pipeline.rounds.history import history
 from pipeline.rounds.pictures import pictures
 from pipeline.rounds.split import draw_split
-
-
-@pytest.fixture
-def copied(finished: Job, workshop: Path, tmp_path: Path) -> Job:
-    """The finished build in a workspace of its own."""
-    shutil.copytree(finished.workspace.root, tmp_path / "workspace")
-    return load_job(workshop / "finished.toml", tmp_path / "workspace")
 
 
 def run(job: Job) -> None:
