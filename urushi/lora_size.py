@@ -1,8 +1,8 @@
 """A base's header into the size of one round's LoRA file, before anything is trained.
 
-Counts what pipeline/train/targets.py covers, from names and shapes alone: the layers of the
-attention transformers, and with a convolution rank the rest of the UNet's blocks, as far as the
-recipe's preset and blocks leave them.
+Counts what pipeline/train/targets.py covers of the UNet, from names and shapes alone: the layers of
+the attention transformers, and with a convolution rank the rest of the UNet's blocks, as far as the
+recipe's preset and blocks leave them. Text encoders that learn come on top.
 """
 
 import math

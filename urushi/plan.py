@@ -221,6 +221,8 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     else:
         # One more holds all rounds as a single LoRA, of their ranks together.
         yield f"LoRAs        {size(2 * rounds * each)} ({rounds} x {size(each)}, and all in one)"
+    if any(law.train.trains_text for law in recipe.law()):
+        yield "             text encoders' layers come on top"
 
 
 def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int, int, int]:

@@ -97,6 +97,8 @@ def memory_lines(recipe: BuildRecipe) -> Iterator[str]:
         f"optimizer {size(memory.lora)}, pictures {size(memory.activations)} (batches of "
         f"{train.batch_size} at {max(recipe.resize.resolutions)}), {size(memory.other)} beside"
     )
+    if any(law.live for law in recipe.law()):
+        yield "text encoders, which are loaded where they learn, come on top"
     less = training_memory(recipe, checkpointing=True)
     if not train.gradient_checkpointing and less is not None:
         yield f"about {size(less.total)} with [train].gradient_checkpointing = true"

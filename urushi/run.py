@@ -8,6 +8,8 @@ from pipeline.artefacts.files import read_json, write_json
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.locks import locked
 from pipeline.errors import GateStopped, RequestError
+from pipeline.recipe.load import require_valid
+from pipeline.recipe.rounds import Round
 from pipeline.stages import stage
 from urushi.progress import Terminal
 
@@ -41,6 +43,7 @@ def add_rounds(job: Job, more: int) -> None:
 
     Raises:
         RequestError: the build is not finished, or a rule ended it that would end it again.
+        RecipeError: the recipe does not go with so many rounds.
     """
     from pipeline.rounds.finish import is_finished
     from pipeline.rounds.history import history
@@ -55,6 +58,9 @@ def add_rounds(job: Job, more: int) -> None:
                 f"{name} stopped after round {found.stopped.round}: {found.stopped.reason}. More "
                 "rounds would not be begun. Change what [rounds] says of that first."
             )
+        require_valid(
+            job.recipe.model_copy(update={"round": (*job.recipe.round, *more * [Round()])})
+        )
         before = read_json(job.folder.more)["rounds"] if job.folder.more.exists() else 0
         write_json(job.folder.more, {"rounds": before + more})
     print(f"{name} has {laid + more} rounds now, {more} more than before.")

@@ -28,8 +28,9 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
                 "Set [rounds].learning_rate = 1.0 and decay = 1.0.",
             )
         yield from _block_rates(recipe)
-    apart = [law.train for law in rounds if law.train.rates_apart]
-    if apart and finds_its_rate(apart[0].optimizer):
+    trained = [law.train for law in rounds]
+    apart = [one for one in trained if one.rates_apart and finds_its_rate(one.optimizer)]
+    if apart:
         yield Trap(
             "found-rate-text",
             f"[train].text_encoder_rate is {_said(apart[0])} of the UNet's, and [train].optimizer "

@@ -56,18 +56,21 @@ class Blocks:
             )
 
 
-def parse_blocks(text: str, rest: float, family: Family | None = None) -> Blocks:
+def parse_blocks(
+    text: str, rest: float, family: Family | None = None, *, alone: bool = True
+) -> Blocks:
     """What `text` says of each block.
 
     Args:
         rest: of blocks that it does not name, where it does not say it.
         family: of the base, where it is known; presets differ between the two.
+        alone: whether a name without a number means 1.
 
     Raises:
         ValueError: an unknown name, a list of another count, a number below 0.
     """
     try:
-        factors = parse_factors(_spelled_out(text), family, ORDERS)
+        factors = parse_factors(_spelled_out(text) if alone else text, family, ORDERS)
     except MergeError as error:
         raise ValueError(str(error).rstrip(".")) from None
     named = dict(factors.named)

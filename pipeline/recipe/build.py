@@ -176,6 +176,11 @@ def max_norm_refusals(recipe: BuildRecipe, laws: tuple[RoundLaw, ...]) -> Iterat
             '[lora].max_norm with [rounds].start = "carried": it would scale back what was '
             "carried over. Use another start"
         )
+    if any(law.train.ema_decay for law in laws):
+        yield (
+            "[lora].max_norm with [train].ema_decay: the average of factors within a norm may lie "
+            "beyond it. Take one of them out"
+        )
     names = [law.train.optimizer for law in laws if averages(law.train.optimizer)]
     if names:
         yield (

@@ -38,6 +38,19 @@ def load_any(path: Path) -> BuildRecipe | DatasetRecipe:
     return _validate(DatasetRecipe, table, path)
 
 
+def require_valid(recipe: BuildRecipe) -> None:
+    """Whether a recipe that was changed after it was read may be one.
+
+    Raises:
+        RecipeError: its keys do not go together.
+    """
+    try:
+        BuildRecipe.model_validate(recipe.model_dump())
+    except ValidationError as error:
+        found = " ".join(sentences(BuildRecipe, error.errors()))
+        raise RecipeError(f"{recipe.name} would be no recipe: {found}") from None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

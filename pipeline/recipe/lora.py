@@ -13,6 +13,9 @@ CHARACTER = "MIDD"
 """The blocks of the preset `character`, as the LoRA Block Weight extension names them: in SD 1.5
 IN05, IN07, IN08, M00 and OUT03-06, in SDXL IN07, IN08, M00 and OUT00-02."""
 
+RANKS = ("block_ranks", "block_conv_ranks")
+"""Keys whose numbers are ranks: a block that stands without one means nothing there."""
+
 
 class Lora(Section):
     """One round's adapter."""
@@ -84,6 +87,11 @@ class Lora(Section):
                 "has rslora and ranks of blocks: an alpha for each rank, which diffusers would not "
                 "read. Take one of them out"
             )
+        if self.rslora and self.alpha is None:
+            raise ValueError(
+                "has rslora without an alpha, whose default gives a factor of 1 either way: "
+                "set alpha"
+            )
         _read("blocks", self.blocks, 0)
         for key, text, least in (
             ("block_ranks", self.block_ranks, 1),
@@ -136,6 +144,6 @@ def _read(key: str, text: str | None, rest: float, family: Family | None = None)
     if text is None:
         return Blocks({}, rest, None)
     try:
-        return parse_blocks(text, rest, family)
+        return parse_blocks(text, rest, family, alone=key not in RANKS)
     except ValueError as error:
         raise ValueError(f"{key} {error}") from None

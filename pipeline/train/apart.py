@@ -47,7 +47,7 @@ def train_apart(recipe: BuildRecipe, training: RoundTraining, progress: Progress
     """
     folder = training.folder
     _await_orphan(folder, progress)
-    write_text(folder / RECIPE, recipe.model_dump_json())
+    write_text(folder / RECIPE, _of_one_round(recipe).model_dump_json())
     write_text(folder / TASK, TypeAdapter(RoundTraining).dump_json(training).decode())
     _free_memory()
     replay = Replay(progress)
@@ -77,6 +77,13 @@ def train_apart(recipe: BuildRecipe, training: RoundTraining, progress: Progress
     for name in (RECIPE, TASK, LINES):
         remove(folder / name)
     return receipt
+
+
+def _of_one_round(recipe: BuildRecipe) -> BuildRecipe:
+    """Without what other rounds do: `recipe` has a round's own [train], with which theirs need not
+    go together, and the child reads it anew."""
+    rounds = recipe.rounds.model_copy(update={"count": 1, "encoders_apart": False})
+    return recipe.model_copy(update={"round": (), "rounds": rounds})
 
 
 def read_task(folder: Path) -> tuple[BuildRecipe, RoundTraining]:

@@ -53,8 +53,8 @@ class Learner:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the next step, the highest of its groups'."""
+        return float(max(group["lr"] for group in self.optimizer.param_groups))
 
     def step(self) -> None:
         """One step by the gradients, which are clipped and then cleared."""

@@ -21,15 +21,20 @@ def enough_memory(train: Train, where: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise _told(train, where, str(error)) from error
-    except MemoryError as error:
-        raise _told(train, where, "Python was refused some") from error
-    except RuntimeError as error:
-        # On a CPU, and where a library of CUDA's asks, it is an error of no class of its own.
-        if not any(sign in str(error) for sign in SIGNS):
+    except (RuntimeError, MemoryError) as error:
+        if not is_refusal(error):
             raise
-        raise _told(train, where, str(error)) from error
+        raise _told(train, where, str(error) or "Python was refused some") from error
+
+
+def is_refusal(error: RuntimeError | MemoryError) -> bool:
+    """Whether `error` says that memory was refused.
+
+    On a CPU, and where a library of CUDA's asks, it has no class of its own.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in SIGNS)
 
 
 def _told(train: Train, where: str, what: str) -> UrushiError:

@@ -76,7 +76,8 @@ def lora_metadata(
     if arguments := _arguments(recipe):
         said["ss_network_args"] = json.dumps(arguments)
     if shares:
-        rates = sorted({rate * share for share in shares.values()})
+        encoders = ("te",) if family == "sd15" else ("te1", "te2")
+        rates = (rate * shares.get(encoder, 0.0) for encoder in encoders)
         said["ss_text_encoder_lr"] = ", ".join(map(str, rates))
     if carried:
         said[MARK] = f"{SHARE:g}"

@@ -17,6 +17,7 @@ from pipeline.train.carry import Carried, take_out
 from pipeline.train.denoiser import Denoiser, encoder_names
 from pipeline.train.dropout import add_dropouts
 from pipeline.train.initial import go_on_from
+from pipeline.train.naming import kohya_names
 from pipeline.train.plan import Earlier, RoundTraining
 from pipeline.train.precision import storage_of
 from pipeline.train.start import begin
@@ -75,6 +76,7 @@ def load_network(
     covered = targets(network, recipe.lora)
     if not covered:
         raise RequestError("[lora] covers no layer of this base.")
+    carried = within(carried, network, covered)
     beside = [read_beside(earlier) for earlier in training.beside]
     if recipe.train.earlier_beside:
         # These weights' grid would swallow it.
@@ -92,6 +94,13 @@ def load_network(
         go_on_from(network, training.start.init)
     network.train()
     return network, covered
+
+
+def within(carried: Carried, network: Denoiser, covered: Sequence[Target]) -> Carried:
+    """What of `carried` lies in layers that this round's LoRA covers: a round before may have
+    covered text encoders too."""
+    names = set(kohya_names(network, [target.name for target in covered]).values())
+    return {name: part for name, part in carried.items() if name in names}
 
 
 def encoder_shares(train: Train, text: TextStack) -> dict[str, float]:

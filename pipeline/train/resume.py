@@ -58,7 +58,9 @@ class State:
 
 
 def save_state(folder: Path, state: State, keep: int) -> None:
-    """Adds a resume point, then removes all but the last `keep`.
+    """Adds a resume point, then removes all but the last `keep` up to it.
+
+    Later ones, which could not be read, are of steps that are done again.
 
     Raises:
         DiskFullError: no room; the points before stay.
@@ -66,7 +68,9 @@ def save_state(folder: Path, state: State, keep: int) -> None:
     path = folder / f"state-{state.step:08d}.pt"
     with atomic(path) as temporary, _plainly(), open(temporary, "wb") as file:
         torch.save({**vars(state), "losses": list(state.losses)}, file)
-    for old in _points(folder)[keep:]:
+    points = _points(folder)
+    here = points.index(path)
+    for old in (*points[:here], *points[here + keep :]):
         old.unlink(missing_ok=True)
 
 

@@ -25,7 +25,7 @@ from pipeline.train.feed import Feed, Inputs, require_fit
 from pipeline.train.learner import Learner
 from pipeline.train.losses import Losses
 from pipeline.train.max_norm import MaxNorm
-from pipeline.train.network import live_text, load_network
+from pipeline.train.network import live_text, load_network, within
 from pipeline.train.objective import noisy, target
 from pipeline.train.plan import RoundTraining
 from pipeline.train.precision import mixed_precision
@@ -78,6 +78,7 @@ class Run:
         self.network, self.covered = load_network(
             recipe, training, self.accelerator.mixed_precision, self.carried, text
         )
+        self.carried = within(self.carried, self.network, self.covered)
         require_fit(self.feed.at(0), self.network.unet, training)
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""

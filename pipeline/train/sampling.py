@@ -20,6 +20,7 @@ from pipeline.recipe import Size
 from pipeline.recipe.shots import Shot, sample_size, shots
 from pipeline.train.ahead import moved
 from pipeline.train.conditioning import Added, Conditioning
+from pipeline.train.memory import is_refusal
 from pipeline.train.run import Run
 
 FOLDER = "samples"
@@ -55,7 +56,9 @@ class Samples:
         """
         try:
             pictures = self._drawn()
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_refusal(error):
+                raise
             self._every = 0
             self._say(
                 f"There is no memory beside the training for samples of {self._size}, and none are "

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import RecipeError, RequestError
 from pipeline.recipe import BuildRecipe, DatasetRecipe, load_any, load_build, load_dataset
+from pipeline.recipe.load import require_valid
 
 WriteRecipe = Callable[..., Path]
 BOORU = 'name = "set"\n[download]\nsite = "danbooru"\ntags = "cat"\n'
@@ -159,3 +160,11 @@ def test_an_optimizer_may_be_spelled_as_its_class_is(write_recipe: WriteRecipe) 
     for spelled in ("AdamW8bit", "PagedAdamW8bit", "DAdaptAdam", "ScheduleFreeAdamW", "prodigy"):
         recipe = load_build(write_recipe(f'[train]\noptimizer = "{spelled}"\n'))
         assert recipe.train.optimizer == spelled.lower()
+
+
+def test_a_recipe_that_was_changed_must_still_be_one(write_recipe: WriteRecipe) -> None:
+    recipe = load_build(write_recipe("[lora]\nmax_norm = 1.0\n"))
+    require_valid(recipe)
+    train = recipe.train.model_copy(update={"ema_decay": 0.9})
+    with pytest.raises(RecipeError, match=r"would be no recipe: .*max_norm with .*ema_decay"):
+        require_valid(recipe.model_copy(update={"train": train}))

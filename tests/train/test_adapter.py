@@ -129,6 +129,8 @@ def test_presets() -> None:
         ({"blocks": "1,0,1"}, "has 3 numbers; block weights are lists of 25, 19"),
         ({"block_ranks": "IN01 = 0"}, "block_ranks has 0: ranks are whole numbers, 1 to 1024"),
         ({"block_ranks": "IN01 = 2.5"}, "block_ranks has 2.5: ranks are whole numbers"),
+        ({"block_ranks": "IN01, M00 = 2"}, "block_ranks .*is not NAME=NUMBER"),
+        ({"rank": 4, "rslora": True}, "has rslora without an alpha"),
         ({"block_conv_ranks": "IN01 = 2"}, "has block_conv_ranks without a conv_rank"),
         ({"conv_rank": 2, "preset": "attn-mlp"}, "covers no convolutions: take conv_rank out"),
     ],

@@ -18,6 +18,7 @@ from pipeline.artefacts.locks import held, holder, is_locked
 from pipeline.errors import Interrupted, RequestError, UrushiError
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
+from pipeline.recipe.rounds import Round
 from pipeline.train import apart
 from pipeline.train.apart import LOG, train_apart
 from pipeline.train.plan import RoundTraining
@@ -82,6 +83,30 @@ def test_the_child_makes_the_same_bytes_and_shows_its_progress(plan: TrainMaker)
     assert seen.bars == [("train 1", 6, 0)] and seen.advanced == 6
     assert len(seen.notes) == 3 and "loss" in seen.notes[0]
     assert (training.folder / LOG).exists()
+
+
+def test_the_child_reads_a_rounds_own_settings_without_the_other_rounds(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, training = plan("mixed")
+    # As a round is whose encoders do not learn, in a build where others' do.
+    recipe = recipe.model_copy(
+        update={
+            "rounds": recipe.rounds.model_copy(update={"encoders_apart": True}),
+            "round": (Round(train={"min_snr_gamma": 5.0}),),
+            "train": recipe.train.model_copy(update={"debiased": True}),
+        }
+    )
+
+    def ends_at_once(command: list[str], environment: dict[str, str], log: Path, *_: object) -> int:
+        log.write_text("gone\n")
+        return 1
+
+    monkeypatch.setattr(apart, "supervise", ends_at_once)
+    with pytest.raises(UrushiError, match="ended with code 1"):
+        train_apart(recipe, training, Silent())
+    told, _ = apart.read_task(training.folder)
+    assert told.train == recipe.train
 
 
 @pytest.mark.drill

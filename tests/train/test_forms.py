@@ -63,7 +63,7 @@ def test_rslora_divides_by_the_root_of_the_rank_and_files_say_so(base: Base) -> 
         assert layer.scaling[NAME] == wanted
         down = saved[f"{name}.lora_down.weight"]
         assert float(saved[f"{name}.alpha"]) / len(down) == wanted
-    assert Lora(rank=9, rslora=True, conv_rank=4).convolution_alpha == 4
+    assert Lora(rank=9, alpha=3, rslora=True, conv_rank=4).convolution_alpha == 4
 
 
 DORA = Lora(rank=4, alpha=3, conv_rank=2, dora=True)

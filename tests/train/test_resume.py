@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
-from pipeline.train.resume import differences, load_state
+from pipeline.train.resume import differences, load_state, save_state
 from pipeline.train.round import train_round
 from pipeline.train.run import Run
 
@@ -243,6 +244,10 @@ def test_the_last_points_are_kept_and_a_damaged_one_is_passed_over(
     state = load_state(training.folder, said.append)
     assert state is not None and state.step == 4
     assert len(said) == 1 and f"{names[1]} is damaged (" in said[0]
+    # What is saved then outlives it, however few are kept.
+    again = shutil.copytree(training.folder, training.folder.with_name("again"))
+    save_state(again, replace(state, step=5), keep=1)
+    assert [p.name for p in again.glob("state-*")] == ["state-00000005.pt"]
     damage(training.folder / names[0])
     with pytest.raises(UrushiError, match=r"No resume point in .*kept is whole\. Delete state-"):
         train_round(recipe, training, Silent())

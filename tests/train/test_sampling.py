@@ -75,11 +75,18 @@ def test_the_last_samples_are_what_the_merged_lora_draws(
         assert np.abs(found - pixels(before)).max() > 10
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
 def test_too_little_memory_for_samples_ends_no_training(
-    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     def refuse(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     monkeypatch.setattr(Samples, "_denoised", refuse)
     training = trained(plan, "full", sample_every=1)

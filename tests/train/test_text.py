@@ -28,13 +28,17 @@ from pipeline.train.adapter import (
     set_strength,
     trainable,
 )
+from pipeline.train.carry import Leading
 from pipeline.train.conditioning import Conditioning, Spoken, predict
 from pipeline.train.denoiser import Denoiser
-from pipeline.train.network import encoder_shares, load_base
+from pipeline.train.metadata import lora_metadata
+from pipeline.train.naming import kohya_names
+from pipeline.train.network import encoder_shares, load_base, within
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
 from pipeline.train.round import train_round
 from pipeline.train.run import Run
+from pipeline.train.targets import targets
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 CAPTIONS = ["red circle", "two blue square, masterpiece"]
@@ -188,7 +192,7 @@ def test_encoders_alone_lower_the_loss_that_they_are_trained_on(plan: TrainMaker
 def test_rates_apart_move_the_encoders_by_their_share(plan: TrainMaker) -> None:
     recipe, training = plan(train={"text_encoder_rate": 0.1, "scheduler": "constant"})
     run = Run(recipe, training)
-    optimizer: Any = run._optimizer
+    optimizer: Any = run.learner.optimizer
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, pytest.approx(1e-4)]
     first = {name: p.detach().clone() for name, p in run.parameters.items()}
     run.advance()
@@ -225,3 +229,17 @@ def test_a_trained_file_says_its_rates(plan: TrainMaker) -> None:
     with safe_open(path, "pt") as file:
         said = file.metadata()
     assert (said["ss_unet_lr"], said["ss_text_encoder_lr"]) == ("0.001", "0.0005")
+    said = lora_metadata(
+        recipe, training, "sdxl", 2, prediction_type="epsilon", shares={"te2": 0.5}, carried=False
+    )
+    assert said["ss_text_encoder_lr"] == "0.0, 0.0005"
+
+
+def test_a_round_without_the_encoders_carries_nothing_of_them(plan: TrainMaker) -> None:
+    recipe, _ = plan()
+    network = Denoiser(load_unet(recipe.base))
+    covered = targets(network, recipe.lora)
+    name = kohya_names(network, [covered[0].name])[covered[0].name]
+    part = Leading(torch.ones(2, 3), torch.ones(4, 2))
+    carried = {name: part, "lora_te_text_model_encoder_layers_0_mlp_fc1": part}
+    assert within(carried, network, covered) == {name: part}

@@ -285,6 +285,14 @@ ROUND = "[[round]]\nlearning_rate = 1.0\n"
             "[train]\ntext_encoder_rate = 0.5\n",
         ),
         (
+            "found-rate-text",
+            "[train]\ntext_encoder_rate = 0.5\n"
+            + AT_ONE
+            + ROUND
+            + 'train = { optimizer = "prodigy" }',
+            "[train]\ntext_encoder_rate = 0.5\n" + AT_ONE + ROUND,
+        ),
+        (
             "averaged-schedule",
             '[train]\noptimizer = "schedulefreeadamw"\nscheduler = "cosine"\n',
             '[train]\noptimizer = "schedulefreeadamw"\nscheduler = "constant_with_warmup"\n',
