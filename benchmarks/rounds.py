@@ -333,7 +333,7 @@ def run(todo: list[Task], keep: Path, processes: int) -> Figures:
     rows: Figures = {}
     open_tasks = []
     for task in todo:
-        done = keep / f"{task.name.replace(' ', '-').replace(',', '')}.json"
+        done = keep / f"{''.join(c if c.isalnum() or c in '.-' else '-' for c in task.name)}.json"
         if done.exists():
             rows |= json.loads(done.read_text(encoding="utf-8"))
         else:
