@@ -435,7 +435,7 @@ def export(
     ] = False,
     workspace: WorkspaceFolder = WORKSPACE,
 ) -> None:
-    """Writes the final model in another dtype, with another VAE, or as a diffusers folder.
+    """Writes the final model in another dtype, VAE or layout.
 
     Summed from the origin and cast once; loaded again with diffusers before it is given.
     """

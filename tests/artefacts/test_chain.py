@@ -88,16 +88,19 @@ def test_pictures_follow_the_ladder_and_which_there_are() -> None:
 
 
 def test_latents_follow_pictures_vae_and_looks_and_texts_captions_encoders_and_reading() -> None:
-    def latents(resized: str = "r", vae: str = "v", **cache: object) -> str:
-        return chain.latents_fingerprint(resized, vae, Cache.model_validate(cache))
+    def latents(resize: Resize | None = None, vae: str = "v", **cache: object) -> str:
+        settings = Cache.model_validate(cache)
+        return chain.latents_fingerprint(resize or Resize(), images(), vae, settings)
 
     def text(captions: str = "c", encoders: str = "t", **base: object) -> str:
         table = {"checkpoint": "base.safetensors", **base}
         return chain.text_fingerprint(captions, encoders, Base.model_validate(table))
 
-    assert len({latents(), latents("s"), latents(vae="w"), latents(mirror=True)}) == 4
+    assert len({latents(), latents(Resize(step=32)), latents(vae="w"), latents(mirror=True)}) == 4
     assert len({latents(), latents(recolour=1), latents(arithmetic="bfloat16")}) == 3
-    # How they are made is not what they are.
+    # How they are made is not what they are, nor how resized pictures lie on disk.
+    assert latents(Resize(keep=False)) == latents() == latents(Resize(format="png"))
+    assert latents(Resize(format="jpeg")) != latents()
     how = {"batch_size": 9, "shard_megabytes": 1, "compile": True, "keep": 2}
     assert latents(**how) == latents()
     assert len({text(), text("d"), text(encoders="u"), text(clip_skip=2), text(tokens=150)}) == 5

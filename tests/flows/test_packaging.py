@@ -56,12 +56,12 @@ def test_the_units_call_verbs_that_there_are() -> None:
 
 def test_stopping_leaves_the_runs_time_to_save() -> None:
     """systemd must not kill before `urushi up` itself would."""
-    from flows.worker import SAVE_SECONDS, STOP_SECONDS
+    from flows.worker import SAVE_SECONDS
 
     for name in ("urushi.service", "urushi-worker.service"):
         text = (ROOT / "packaging" / "systemd" / name).read_text()
         (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
-        assert int(seconds) > SAVE_SECONDS + 2 * STOP_SECONDS
+        assert int(seconds) >= SAVE_SECONDS + 30
         # One signal to `up` alone: its runs are asked by it, in order.
         assert "\nKillMode=mixed\n" in text
 

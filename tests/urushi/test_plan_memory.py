@@ -13,11 +13,21 @@ from urushi.plan_memory import ACTIVATIONS, CHECKPOINTED, OTHER, memory_lines, t
 
 @pytest.fixture
 def base(tmp_path: Path) -> Base:
-    """A header of an SD 1.5 whose UNet has a first layer of 320 channels and one attention layer;
-    the tensors' bytes are a hole in the file."""
+    """A header of an SD 1.5 whose UNet has a first layer of 320 channels, one attention layer and
+    the marks of a residual block wherever one must be; the tensors' bytes are a hole in the file.
+    """
     shapes = {
         "model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3],
         "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": [320, 320],
+        **{
+            f"model.diffusion_model.{block}.in_layers.2.weight": [1]
+            for block in (
+                "input_blocks.1.0",
+                "middle_block.0",
+                "middle_block.2",
+                "output_blocks.0.0",
+            )
+        },
         "first_stage_model.decoder.conv_in.weight": [1],
         "cond_stage_model.transformer.text_model.final_layer_norm.weight": [1],
     }
@@ -53,7 +63,7 @@ def recipe(base: Base, **sections: Any) -> BuildRecipe:
 def test_every_part_worked_by_hand(base: Base) -> None:
     memory = training_memory(recipe(base, train={"batch_size": 2, "optimizer": "adamw8bit"}))
     assert memory is not None
-    assert memory.weights == 2 * (320 * 4 * 9 + 320 * 320)
+    assert memory.weights == 2 * (320 * 4 * 9 + 320 * 320 + 4)
     # Rank 8 on 320 x 320 in float32, with its alpha: factors, gradients, and 2 bytes a parameter.
     factors = 4 * (8 * (320 + 320) + 1)
     assert memory.lora == round(factors * 2.5)
