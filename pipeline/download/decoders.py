@@ -55,21 +55,25 @@ class Decoders:
             OSError: the file cannot be read at all.
             UrushiError: no such process can be started, or something kills them.
         """
+        question = (path, extensions, most_pixels)
         try:
-            answer = self._ask((path, extensions, most_pixels))
-        except _Crashed:
-            try:  # Once more: a picture is not judged by what befell a process.
-                answer = self._ask((path, extensions, most_pixels))
-            except _Crashed as error:
-                raise Unusable(f"its decoder crashed ({error})") from None
+            answer = self._ask(question)
+        except _Failed:
+            try:  # Once more: a picture is not judged by what befell a process, or by its age.
+                answer = self._ask(question, fresh=True)
+            except _Failed as error:
+                raise Unusable(str(error)) from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _ask(self, question: Question) -> Answer:
+    def _ask(self, question: Question, *, fresh: bool = False) -> Answer:
         decoder = self._free.get()
         try:
-            decoder = decoder or _Decoder(*self._limits)
+            if fresh and decoder is not None:
+                decoder.end()
+                decoder = None
+            decoder = decoder or self._begun()
             answer = decoder.ask(question)
         except BaseException:
             if decoder is not None:
@@ -79,13 +83,26 @@ class Decoders:
         self._free.put(decoder)
         return answer
 
+    def _begun(self) -> "_Decoder":
+        try:
+            return _Decoder(*self._limits)
+        except OSError as error:  # The machine's, or a limit's: no picture is to blame.
+            raise UrushiError(
+                f"A process to decode pictures in cannot be started: {error}. "
+                "Nothing is lost: run the same command again."
+            ) from error
+
     def close(self) -> None:
-        """Ends the processes that have nothing to do."""
+        """Ends the processes that have nothing to do; who asks later has others started."""
+        places = 0
         with suppress(queue.Empty):
             while True:
                 decoder = self._free.get_nowait()
+                places += 1
                 if decoder is not None:
                     decoder.end()
+        for _ in range(places):
+            self._free.put(None)
 
 
 @lru_cache(maxsize=1)
@@ -96,12 +113,12 @@ def _decoders(process: int) -> Decoders:
 
 
 def decoders() -> Decoders:
-    """This process's: one run after the other uses them, and a fork begins with none."""
+    """This process's: several downloads share them, and a fork begins with none."""
     return _decoders(os.getpid())
 
 
-class _Crashed(Exception):
-    """How a process ended that should have answered."""
+class _Failed(Exception):
+    """What befell a process that should have answered: a clause."""
 
 
 class _Decoder:
@@ -134,12 +151,12 @@ class _Decoder:
             ) from None
 
     def ask(self, question: Question) -> Answer:
-        """Raises _Crashed, Unusable where no answer comes; the process is of no more use then."""
+        """Raises _Failed, Unusable where no answer comes; the process is of no more use then."""
         try:
             self._ours.send(question)
             if not self._ours.poll(PATIENCE):
                 raise Unusable(f"its decoder came to no end within {PATIENCE:.0f} s")
-            answer: Answer = self._ours.recv()
+            answer: Answer | MemoryError = self._ours.recv()
         except (EOFError, ConnectionError):
             how = self._ended()
             if how == signal.SIGKILL.name:  # No decoder does that to itself.
@@ -147,7 +164,9 @@ class _Decoder:
                     "A process that decodes pictures was killed, most likely for want of memory. "
                     "Nothing is lost: run the same command again."
                 ) from None
-            raise _Crashed(how) from None
+            raise _Failed(f"its decoder crashed ({how})") from None
+        if isinstance(answer, MemoryError):
+            raise _Failed("its decoder wants more memory than a picture of its size can need")
         return answer
 
     def _ended(self) -> str:
@@ -170,7 +189,7 @@ def serve(descriptor: str, a_pixel: str, spare: str) -> None:
             pipe.send(_answer(question, at_rest + int(spare), int(a_pixel)))
 
 
-def _answer(question: Question, least: int, a_pixel: int) -> Answer:
+def _answer(question: Question, least: int, a_pixel: int) -> Answer | MemoryError:
     try:
         picture = glance(*question)  # Only the header: what the pixels will take is not known yet.
         _allow(least + a_pixel * picture.size.area)
@@ -178,7 +197,7 @@ def _answer(question: Question, least: int, a_pixel: int) -> Answer:
     except (Unusable, OSError) as error:
         return error
     except MemoryError:
-        return Unusable("its decoder wants more memory than a picture of its size can need")
+        return MemoryError()  # Without what the traceback holds.
 
 
 def _allow(most: int) -> None:

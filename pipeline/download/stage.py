@@ -3,6 +3,9 @@
 urushi download RECIPE
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
@@ -59,7 +62,11 @@ def _download(
         from pipeline.download.booru import from_booru, visiting
         from pipeline.download.refresh import refresh as ask_anew
 
-        with locked(folder.root), visiting(dataset, folder, progress, patience) as visit:
+        with (
+            locked(folder.root),
+            _decoding(),
+            visiting(dataset, folder, progress, patience) as visit,
+        ):
             if refresh:
                 ask_anew(visit)
             return True, from_booru(visit)
@@ -71,8 +78,19 @@ def _download(
     listing = look(dataset.folder)
     if receipt is not None and receipt.inputs.get("folder") == listing.digest:
         return False, receipt
-    with locked(folder.root):
+    with locked(folder.root), _decoding():
         return True, from_folder(dataset, listing, folder, progress)
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    """Ends the processes that decoded: a build may train for days after this."""
+    from pipeline.download.decoders import decoders
+
+    try:
+        yield
+    finally:
+        decoders().close()
 
 
 def _sentence(dataset: DatasetRecipe, receipt: Receipt) -> str:

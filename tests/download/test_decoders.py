@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ def test_what_comes_back_is_what_the_decoder_found(
     assert _children() == before  # One process did all that.
 
 
-def test_memory_beyond_what_the_size_can_need_is_refused_and_the_process_lives(
+def test_memory_beyond_what_the_size_can_need_is_refused_by_two_processes(
     picture: Any, tmp_path: Path
 ) -> None:
     """A progressive JPEG keeps all its coefficients: about 96 MB here, and the limit is 48."""
@@ -55,12 +56,13 @@ def test_memory_beyond_what_the_size_can_need_is_refused_and_the_process_lives(
     picture(60, 40).save(small)
     strict = Decoders(1, a_pixel=0, spare=48 * 1024 * 1024)
     try:
-        strict.examine(small, EXTENSIONS, MOST_PIXELS)
         before = _children()
+        strict.examine(small, EXTENSIONS, MOST_PIXELS)
+        before = _children() - before
         with pytest.raises(Unusable, match="more memory than a picture of its size can need"):
             strict.examine(large, EXTENSIONS, MOST_PIXELS)
         strict.examine(small, EXTENSIONS, MOST_PIXELS)
-        assert _children() == before
+        assert not _children() & before, "one that ran out of memory is not asked again"
     finally:
         strict.close()
     assert decoders().examine(large, EXTENSIONS, MOST_PIXELS)[0].size.area == 16_000_000
@@ -123,3 +125,17 @@ def test_none_outlives_the_one_that_asked(two: Decoders, picture: Any, tmp_path:
     assert len(_children() - before) == 1
     two.close()
     assert _children() == before
+    two.examine(path, EXTENSIONS, MOST_PIXELS)  # Who asks later has another.
+    assert len(_children() - before) == 1
+
+
+def test_one_that_cannot_be_started_is_no_pictures_fault(
+    two: Decoders, picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    picture(60, 40).save(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", str(tmp_path / "none"))
+        with pytest.raises(UrushiError, match=r"cannot be started: .*Nothing is lost"):
+            two.examine(path, EXTENSIONS, MOST_PIXELS)
+    assert two.examine(path, EXTENSIONS, MOST_PIXELS)[0].size == (60, 40)
