@@ -46,7 +46,7 @@ def take_answer(job: Job) -> None:
     # The key is the question's: a run that is resumed gets its answer here, and any other waits.
     answer = suspend_flow_run(
         wait_for_input=Approve.with_initial_data(description=_described(job, number)),
-        key=f"{KEY}{number:02d}-{len(found.asked)}",
+        key=key_of(number, found),
         timeout=365 * 86_400,
     )
     if read_decisions(_path(job, number)).waiting:
@@ -61,13 +61,21 @@ def take_answer(job: Job) -> None:
 
 def question(job: Job) -> tuple[int, Decisions] | None:
     """The round that a person is asked about, with all its questions; None where none waits."""
-    if job.build is None:
-        return None
+    if job.build is None or job.recipe.rounds.approve == "no":
+        return None  # A question that was asked before the recipe asked nobody waits for nobody.
     for law in job.recipe.law():
         found = read_decisions(_path(job, law.number))
         if found.waiting:
             return law.number, found
     return None
+
+
+def key_of(number: int, found: Decisions) -> str:
+    """The key of the pause for the last of these questions, and for no other: one that takes the
+    place of a withdrawn one is about another LoRA."""
+    last = found.asked[-1]
+    asked = int(last.at.timestamp())
+    return f"{KEY}{number:02d}-{len(found.asked)}-{last.lora[:12]}-{asked}"
 
 
 def resume_build(build: Path) -> list[str]:

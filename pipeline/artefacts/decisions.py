@@ -8,9 +8,9 @@ Every answer is kept.
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.records import Record
@@ -50,6 +50,14 @@ class Decisions(Record):
 
     asked: tuple[Question, ...] = ()
     decided: tuple[Decision, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_lora(cls, table: Any) -> Any:
+        """The first form's questions were times alone: it is not known what they were about."""
+        asked = table.get("asked", ()) if isinstance(table, dict) else ()
+        old = isinstance(asked, list) and any(isinstance(question, str) for question in asked)
+        return {} if old else table
 
     @property
     def waiting(self) -> bool:

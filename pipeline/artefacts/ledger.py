@@ -105,20 +105,21 @@ class Refitted(Record):
     """On the judging half, at merged_at and at the fitted strengths that the anchor allows; low and
     high are the 95 % bootstrap interval of the mean paired difference."""
     buckets: tuple[BucketLoss, ...]
-    origin: Gain
-    """From the origin to these strengths, on all the judging pictures; what stands at the end if
-    they were kept."""
     anchor_before: float | None
     anchor_after: float | None
     encoders: EncoderStrengths | None = None
     """None where every round has one strength; else the ones above are the UNet's."""
+    origin: Gain | None = None
+    """From the origin to these strengths, on all the judging pictures; what stands at the end if
+    they were kept. None in a refit of a version that did not measure it."""
 
     @property
     def final(self) -> tuple[Strength, ...]:
         """What each round adds to the final checkpoint."""
         if self.encoders is None:
             return self.strengths
-        return tuple(zip(self.strengths, self.encoders.strengths, strict=True))
+        pairs = zip(self.strengths, self.encoders.strengths, strict=True)
+        return tuple(joined(unet, text) for unet, text in pairs)
 
 
 class Snapshot(Record):

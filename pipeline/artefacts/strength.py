@@ -34,8 +34,9 @@ def shrunk(strength: Strength, share: float) -> Strength:
 
 
 def joined(unet: float, text: float | None) -> Strength:
-    """As records keep it, the text encoders' apart where they have one of their own."""
-    return unet if text is None else (unet, text)
+    """From records, which keep the text encoders' apart. Two equal ones are one strength for both:
+    what adds the same compares equal."""
+    return unet if text is None or text == unet else (unet, text)
 
 
 def told(strength: Strength) -> str:

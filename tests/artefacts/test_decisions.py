@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artefacts.decisions import ask, decide, overdue, read_decisions
+from pipeline.artefacts.decisions import Decisions, ask, decide, overdue, read_decisions
 from pipeline.errors import RequestError, UrushiError
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -60,6 +60,15 @@ def test_the_default_comes_after_its_hours(tmp_path: Path) -> None:
     assert not overdue(found, 12, NOON + timedelta(hours=11))
     assert overdue(found, 12, NOON + timedelta(hours=12))
     assert not overdue(found, None, NOON + timedelta(days=400)), "no default: it waits for ever"
+
+
+def test_questions_of_the_first_form_are_none(tmp_path: Path) -> None:
+    """They say when they were asked, and not about what: the round is asked about again."""
+    path = tmp_path / "decisions.json"
+    answer = '{"decision": "continue", "who": "me", "at": "2026-05-01T12:00:00Z"}'
+    path.write_text(f'{{"asked": ["2026-05-01T12:00:00Z"], "decided": [{answer}]}}')
+    assert read_decisions(path) == Decisions()
+    assert ask(path, LORA, "t", NOON).waiting
 
 
 def test_wrong_numbers_and_a_damaged_file_are_named(tmp_path: Path) -> None:

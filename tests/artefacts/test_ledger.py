@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from pipeline.artefacts.ledger import (
     BaselineRow,
     BucketLoss,
     Candidate,
+    EncoderStrengths,
     GrowthFile,
     LayerRow,
     Ledger,
@@ -91,6 +93,35 @@ def test_missing_and_damaged_ones_are_told(tmp_path: Path) -> None:
     path.write_text(LEDGER.model_dump_json().replace('"accepted"', '"agreed"'))
     with pytest.raises(UrushiError, match=r"is damaged at rounds\.0\.decision"):
         read_ledger(path)
+
+
+def test_a_refit_that_measured_no_origin_is_read_and_equal_strengths_are_one(
+    tmp_path: Path,
+) -> None:
+    refit = Refitted(
+        rounds=(1, 2),
+        merged_at=(0.8, 0.5),
+        fitted=(0.8, 0.5),
+        strengths=(0.8, 0.5),
+        encoders=EncoderStrengths(merged_at=(0.8, 0.0), fitted=(0.8, 0.0), strengths=(0.8, 0.0)),
+        kept=False,
+        passes=3,
+        chosen_before=1.0,
+        chosen_after=1.0,
+        before=1.0,
+        after=1.0,
+        low=0.0,
+        high=0.0,
+        buckets=(),
+        anchor_before=None,
+        anchor_after=None,
+    )
+    assert refit.final == (0.8, (0.5, 0.0))
+    table = json.loads(LEDGER.model_copy(update={"refit": refit}).model_dump_json())
+    del table["refit"]["origin"]
+    (tmp_path / "build.json").write_text(json.dumps(table))
+    assert read_ledger(tmp_path / "build.json").refit == refit
+    assert ROW.model_copy(update={"encoder_strength": 0.9}).merged_at == ROW.merged_at == 0.9
 
 
 @pytest.mark.parametrize(
