@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from merge import concat
 from merge.resize import resize
+from pipeline.artefacts.files import translated
 from pipeline.artefacts.ledger import read_ledger
 from pipeline.artefacts.strength import told
 from pipeline.artefacts.workspace import Workspace
@@ -68,20 +69,21 @@ def extract_chain(
         print(as_text(Exact(out, _sum(made_of), bytes_written)) if as_json else said)
         return
     cut = kept.cut()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the output, so that there is room for it and it needs no other disk.
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-        exact = Path(beside, "exact.safetensors")
-        concat(addends, exact, identities=known)
-        with Counted(Terminal(), "extract", "modules") as bar:
-            report = resize(
-                exact,
-                out,
-                cut,
-                conv_rank=kept.conv_rank,
-                dtype=dtype or "float16",
-                on_module=bar.told,
-            )
+    with translated(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the output, so that there is room for it and it needs no other disk.
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+            exact = Path(beside, "exact.safetensors")
+            concat(addends, exact, identities=known)
+            with Counted(Terminal(), "extract", "modules") as bar:
+                report = resize(
+                    exact,
+                    out,
+                    cut,
+                    conv_rank=kept.conv_rank,
+                    dtype=dtype or "float16",
+                    on_module=bar.told,
+                )
     print(as_text(report) if as_json else render_resize(report))
 
 

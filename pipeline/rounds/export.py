@@ -61,7 +61,8 @@ def export(
     origin = made_of.origin.checkpoint
     base = base.model_copy(update={"checkpoint": origin})
     if vae is not None:
-        vae_source(base, vae)  # Refuses a wrong one before the long part.
+        # Refuses a wrong one before the long part.
+        _require_fitting(base, vae, single=not (folder or origin.is_dir()))
     with translated(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
@@ -103,12 +104,22 @@ def _merge(made_of: Plan, out: Path, dtype: str, on_tensor: OnTensor | None) -> 
     )
 
 
+def _require_fitting(base: Base, vae: Path, *, single: bool) -> None:
+    """Raises RequestError for a VAE that `base` cannot have; with `single`, for several files."""
+    try:
+        files = vae_source(base, vae).files
+    except RequestError as error:  # Who asks here wrote no recipe.
+        raise RequestError(str(error).replace("[cache].vae", "--vae")) from None
+    if single and len(files) != 1:
+        raise RequestError(
+            f"--vae {vae} is in {len(files)} files. Name one of a single file, or add --folder."
+        )
+
+
 def _with_vae(base: Base, merged: Path, vae: Path, dtype: str, out: Path) -> None:
     """`merged`, a single file, with the VAE of a file or folder in the place of its own."""
-    files = vae_source(base, vae).files
-    if len(files) != 1:
-        raise RequestError(f"The VAE {vae} is in {len(files)} files. Name one of a single file.")
-    models = {"model": merged, "vae": files[0]}
+    (file,) = vae_source(base, vae).files
+    models = {"model": merged, "vae": file}
     mix(MixRecipe(models, (Step("out", "sum", ("model",), (WHOLE,)),), "vae", dtype), out)
 
 

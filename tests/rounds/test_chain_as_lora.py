@@ -78,10 +78,15 @@ def test_cut_to_a_rank_it_says_the_energy_that_is_kept(
     assert not list(tmp_path.glob(".*")), "what it was cut from is gone"
 
 
-def test_what_cannot_be_is_refused(extract: Callable[..., str], finished: Job) -> None:
+def test_what_cannot_be_is_refused(
+    extract: Callable[..., str], finished: Job, tmp_path: Path
+) -> None:
     with pytest.raises(RequestError, match="exact sum in float32"):
         extract("--dtype", "float16")
     with pytest.raises(RequestError, match="leave --networks and --to away"):
         extract("--to", "diffusers")
     with pytest.raises(RequestError, match="is inside the build"):
         extract(out=finished.folder.root / "mine.safetensors")
+    (tmp_path / "file").touch()
+    with pytest.raises(RequestError, match="a file where its folder should be"):
+        extract("--rank", 2, out=tmp_path / "file" / "one.safetensors")

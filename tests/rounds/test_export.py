@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from pipeline.artefacts.job import Job
 from pipeline.errors import RequestError, UrushiError
 from pipeline.recipe.base import Base
+from pipeline.rounds import export as room
 from pipeline.rounds.chain import Origin
 from pipeline.rounds.export import export
 from pipeline.rounds.history import history
@@ -81,6 +82,19 @@ def test_numbers_too_large_for_the_dtype_are_named_and_nothing_is_left(
     with pytest.raises(UrushiError, match=r"hold numbers too large for its dtype"):
         exported(finished, tmp_path / "mine", vae=vae, folder=True)
     assert [path.name for path in tmp_path.iterdir()] == ["vae.safetensors"]
+
+
+def test_a_vae_that_does_not_fit_is_refused_before_the_merge(
+    finished: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_merge", lambda *_: pytest.fail("it was merged first"))
+    with pytest.raises(RequestError, match=r"There is no VAE .*none \(--vae\)"):
+        exported(finished, tmp_path / "mine.safetensors", vae=tmp_path / "none")
+    assert finished.recipe.base.config is not None
+    whole = AutoencoderKL.from_pretrained(finished.recipe.base.config / "vae")
+    whole.save_pretrained(tmp_path / "vae", max_shard_size="20KB")
+    with pytest.raises(RequestError, match=r"--vae .*vae is in \d+ files.*add --folder"):
+        exported(finished, tmp_path / "mine.safetensors", vae=tmp_path / "vae")
 
 
 def test_a_folder_stays_one_and_its_vae_alone_changes(
