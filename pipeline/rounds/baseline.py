@@ -25,7 +25,7 @@ from pipeline.rounds.pictures import pictures
 from pipeline.rounds.settle import final_links
 from pipeline.rounds.single import differences, weigh
 from pipeline.rounds.training import training
-from pipeline.rounds.untouched import untouched
+from pipeline.rounds.untouched import forget, untouched
 from pipeline.train.counted import seed_of
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import snapshot, snapshot_steps
@@ -86,12 +86,14 @@ def run_baseline(job: Job, progress: Progress) -> Outcome:
     )
     weighed = zip(files, differences(single.strengths), strict=True)
     lora = job.folder.baseline / "refitted.safetensors"
+    wanted = _fingerprint(job, rounds)
+    forget(job.folder.root, wanted, RECEIPT)
     merge.concat([merge.Addend(path, factor) for (_, path), factor in weighed], lora)
     write_text(job.folder.baseline_row, found.model_dump_json(indent=1) + "\n")
     write_receipt(
         job.folder.root,
         "baseline",
-        _fingerprint(job, rounds),
+        wanted,
         inputs={"steps": found.steps},
         outputs=[job.folder.baseline_row, lora],
         seconds=time.monotonic() - started,

@@ -19,7 +19,7 @@ from pipeline.artefacts.receipts import Receipt, read_receipt, write_receipt
 from pipeline.artefacts.strength import Strength
 from pipeline.progress import Progress
 from pipeline.rounds.growth import measure, summed_up
-from pipeline.rounds.untouched import require_untouched, untouched
+from pipeline.rounds.untouched import forget, require_untouched, untouched
 
 RECEIPT = "merge.json"
 AGAIN = "delete it: it is merged again, to the same bytes"
@@ -79,6 +79,7 @@ def lay(job: Job, links: tuple[Link, ...], progress: Progress) -> Receipt:
     if receipt is not None:
         return receipt
     started = time.monotonic()
+    forget(folder.root, wanted, RECEIPT)
     with progress.bar(f"merge {links[-1].round}", 1, "checkpoint") as bar:
         report = write_checkpoint(job, links, folder.checkpoint)
         bar.advance()

@@ -28,7 +28,7 @@ from pipeline.rounds.refit import refit
 from pipeline.rounds.split import HeldOutPicture
 from pipeline.rounds.strength import Search, at, search
 from pipeline.rounds.training import training
-from pipeline.rounds.untouched import untouched
+from pipeline.rounds.untouched import forget, untouched
 from pipeline.train.counted import seed_of
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
@@ -180,12 +180,14 @@ def choose(
         strength=0.0 if decision == "rejected" else last.strength,
         attempts=tuple(attempts),
     )
+    mark = choice_fingerprint(job, law, base)
+    forget(folder.root, mark, RECEIPT)
     share(folder.root / last.lora, folder.lora)
     write_text(folder.held_out, choice.model_dump_json(indent=1) + "\n")
     write_receipt(
         folder.root,
         "strength",
-        choice_fingerprint(job, law, base),
+        mark,
         inputs={"round": law.number},
         outputs=[folder.lora, folder.held_out],
         summary={

@@ -18,7 +18,7 @@ from pipeline.rounds.history import History, history
 from pipeline.rounds.keep import drop_checkpoints
 from pipeline.rounds.ledger import Status, write_build_ledger
 from pipeline.rounds.settle import final_links
-from pipeline.rounds.untouched import untouched
+from pipeline.rounds.untouched import forget, untouched
 
 
 def finish(job: Job, progress: Progress) -> Outcome:
@@ -42,7 +42,8 @@ def finish(job: Job, progress: Progress) -> Outcome:
     already = is_finished(job, found)
     if not already:
         started = time.monotonic()
-        links = final_links(job, found)
+        links, wanted = final_links(job, found), _fingerprint(job, found)
+        forget(folder.root, wanted, NAME)
         _write_final(job, found, links, progress)
         outputs = files_of(folder.final)
         if not job.recipe.lora.dora:  # Of which there is no sum in one file.
@@ -56,7 +57,7 @@ def finish(job: Job, progress: Progress) -> Outcome:
         write_receipt(
             folder.root,
             "finish",
-            _fingerprint(job, found),
+            wanted,
             inputs={"rounds": [link.round for link in links]},
             outputs=outputs,
             seconds=time.monotonic() - started,

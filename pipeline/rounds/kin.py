@@ -19,8 +19,14 @@ Noted = tuple[Path, str]
 """A dataset's folder of images and the digest of what is noted there, which changes in place."""
 
 
-def with_kin(job: Job, recipes: Iterable[Path], md5s: frozenset[str]) -> frozenset[str]:
+def with_kin(
+    job: Job, recipes: Iterable[Path], md5s: frozenset[str], *, whole: bool
+) -> frozenset[str]:
     """`md5s`, and of the datasets of `recipes` all pictures that belong together with one of them.
+
+    Args:
+        whole: `md5s` are whole groups of their own datasets, as a split has them; an anchor set
+            is of single pictures.
 
     Raises:
         RequestError: one of the datasets is not downloaded yet.
@@ -32,8 +38,8 @@ def with_kin(job: Job, recipes: Iterable[Path], md5s: frozenset[str]) -> frozens
         receipt = images_receipt(folder, dataset)
         digests = [receipt.outputs[name].blake3 for name in (IMAGES_FILE, LOOKS_FILE)]
         noted.append((folder.images, " ".join(digests)))
-    if len(noted) < 2:
-        return md5s  # A split keeps the groups of its own dataset together already.
+    if whole and len(noted) < 2:
+        return md5s  # There is no other dataset that could hold more of a group.
     return md5s.union(*(group for group in _across(tuple(noted)) if not md5s.isdisjoint(group)))
 
 

@@ -22,7 +22,7 @@ from pipeline.rounds.pictures import pictures
 from pipeline.rounds.strength import search
 from pipeline.rounds.training import training
 from pipeline.rounds.trials import tune
-from pipeline.rounds.untouched import untouched
+from pipeline.rounds.untouched import forget, untouched
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
 from pipeline.train.round import train_round
@@ -90,11 +90,13 @@ def find_rate(job: Job, progress: Progress) -> Outcome:
     made = tune(loss, job.recipe.rounds.trial_rates)
     trials = tuple(Trial(learning_rate=rate, loss=value) for rate, value in made.tried)
     found = Found(trials=trials, best=made.best)
+    wanted = _fingerprint(job)
+    forget(folder, wanted, RECEIPT)
     write_text(folder / FILE, found.model_dump_json(indent=1) + "\n")
     write_receipt(
         folder,
         "rate",
-        _fingerprint(job),
+        wanted,
         inputs={"rates": [rate for rate, _ in made.tried]},
         outputs=[folder / FILE],
         summary={"best": made.best},

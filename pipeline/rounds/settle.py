@@ -27,7 +27,7 @@ from pipeline.rounds.jury import Jury
 from pipeline.rounds.parting import Parting
 from pipeline.rounds.pictures import Pictures, pictures
 from pipeline.rounds.refit import refit
-from pipeline.rounds.untouched import untouched
+from pipeline.rounds.untouched import forget, untouched
 from pipeline.train.counted import seed_of
 
 RECEIPT = "refit-receipt.json"
@@ -71,6 +71,7 @@ def refit_strengths(
     if found is not None and (not by_hand or (before and before.inputs["by_hand"])):
         return found
     found = found or _fitted(job, history, progress)
+    forget(folder.root, wanted, RECEIPT)
     write_text(folder.refit, found.model_dump_json(indent=1) + "\n")
     write_receipt(
         folder.root,

@@ -18,20 +18,20 @@ import tomli_w
 from pipeline.artefacts.files import share, write_text
 from pipeline.artefacts.gpus import turn
 from pipeline.artefacts.job import Job, Outcome
-from pipeline.artefacts.ledger import Refitted
+from pipeline.artefacts.ledger import Refitted, read_ledger
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import done
 from pipeline.artefacts.strength import told
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, UrushiError
 from pipeline.preview.stage import make_round_grid
 from pipeline.progress import Progress
 from pipeline.recipe import RoundLaw
 from pipeline.rounds.asking import approve
 from pipeline.rounds.baseline import run_baseline
 from pipeline.rounds.chain import Link, lay, was_laid
-from pipeline.rounds.choice import Choice, choose, chosen
+from pipeline.rounds.choice import RECEIPT, Choice, choose, chosen
 from pipeline.rounds.finish import finish, is_finished
-from pipeline.rounds.history import history, law_after
+from pipeline.rounds.history import History, history, law_after
 from pipeline.rounds.keep import drop_checkpoints, kept_rounds, require_room
 from pipeline.rounds.ledger import gather, require_same_origin, write_build_ledger
 from pipeline.rounds.rates import find_rate
@@ -67,8 +67,10 @@ def parts(job: Job) -> tuple[Part, ...]:
         listed.append(Part("refit", _locked(_refit)))
     if job.recipe.baseline.single:
         listed.append(Part("baseline", _locked(run_baseline)))
-    # What strengths that were fitted together draw is only drawn there.
-    listed.append(Part("finish", _locked(finish, gpu=rounds.refits)))
+    # What strengths that were fitted together draw is only drawn there; `urushi reweigh` fits them
+    # where the recipe does not.
+    draws = rounds.refits or job.folder.refit.exists()
+    listed.append(Part("finish", _locked(finish, gpu=draws)))
     return tuple(listed)
 
 
@@ -138,6 +140,8 @@ def _train(job: Job, law: RoundLaw, progress: Progress) -> Outcome:
     plan = training(job, law, links, checkpoint, 1)
     already = done(plan.folder, plan.fingerprint) is not None
     receipt = train_round(job.recipe.model_copy(update={"train": law.train}), plan, progress)
+    # The round's receipt is of another LoRA, or of one that is gone.
+    (job.folder.round(law.number).root / RECEIPT).unlink(missing_ok=True)
     share(plan.folder / "lora.safetensors", job.folder.round(law.number).lora)
     return Outcome(
         "train",
@@ -171,7 +175,8 @@ def _merge(job: Job, law: RoundLaw, progress: Progress) -> Outcome:
     if found.missing is not None:
         raise RequestError(f"Round {law.number} has no strength yet. `urushi run` chooses it.")
     if not found.laid[-1].choice.merged:
-        write_build_ledger(job, "running")  # No merge follows that would write it.
+        if not _is_noted(job, found):
+            write_build_ledger(job, "running")  # No merge follows that would write it.
         return Outcome("merge", True, f"round {law.number} was rejected: nothing to merge")
     every = history(job, len(job.recipe.law()))
     stay = kept_rounds(job, every, is_finished(job, every))
@@ -188,6 +193,15 @@ def _merge(job: Job, law: RoundLaw, progress: Progress) -> Outcome:
         f"round {law.number}: {receipt.summary['layers']} layers, "
         f"{receipt.summary['cast_loss']:.2%} of the delta lost by the cast",
     )
+
+
+def _is_noted(job: Job, found: History) -> bool:
+    """Whether the ledger has the last of these rounds just as it is."""
+    try:
+        noted = read_ledger(job.folder.ledger).rounds
+    except UrushiError:
+        return False
+    return gather(job, found, "running", final=False).rounds[-1] in noted
 
 
 def _preview(job: Job, law: RoundLaw, progress: Progress) -> Outcome:

@@ -45,7 +45,7 @@ def training(
     apart = frozenset[str]().union(*judged.values(), anchor.split.md5s if anchor else ())
     beside = (each.recipe for each in recipe.datasets)
     anchors = () if recipe.rounds.anchor is None else (recipe.rounds.anchor,)
-    apart = with_kin(job, (*judged, *beside, *anchors), apart)
+    apart = with_kin(job, (*judged, *beside, *anchors), apart, whole=anchor is None)
     learnt = tuple(md5 for md5 in seen.train if md5 not in apart)
     further = further_sources(job, law, apart)
     repeats = recipe.dataset.repeats if law.dataset == recipe.dataset.recipe else 1

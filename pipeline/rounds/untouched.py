@@ -25,6 +25,17 @@ def untouched(job: Job, folder: Path, wanted: str, name: str, remedy: str) -> Re
     return done(folder, wanted, name)
 
 
+def forget(folder: Path, wanted: str, name: str) -> None:
+    """Takes away a receipt of something else: it would speak for files that change now.
+
+    Call it before the first of them is written. Where the recipe is put back later, the receipt
+    would be the right one again, and the files another's.
+    """
+    receipt = read_receipt(folder, name)
+    if receipt is not None and receipt.fingerprint != wanted:
+        (folder / name).unlink()
+
+
 def require_untouched(job: Job, folder: Path, receipt: Receipt, remedy: str) -> None:
     """Raises UrushiError where a file that the receipt names holds other bytes, as above.
 

@@ -180,6 +180,9 @@ def test_the_gate_retries_weaker_then_stops(fresh_job: JobMaker) -> None:
     assert not job.folder.final.exists()
     choice = json.loads(job.folder.round(1).held_out.read_text())
     assert [a["learning_rate"] for a in choice["attempts"]] == [2e-3, 1e-3]
+    for part in stage.parts(job)[:-1]:
+        assert part.run(job, Silent()).already
+        assert read_ledger(job.folder.ledger) == ledger, "what is noted stays as it ended"
 
 
 class PowerCut(BaseException):

@@ -1,13 +1,17 @@
 """What a build does beside its rounds: anchors, refits, trials, stops, what stays on disk."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from pipeline.artefacts.chain import IMAGES_FILE
 from pipeline.artefacts.job import Job, load_job
 from pipeline.artefacts.ledger import Ledger, read_ledger
+from pipeline.artefacts.receipts import read_receipt, write_receipt
+from pipeline.artefacts.records import ImageRecord, read_records, write_records
 from pipeline.errors import DiskFullError, RequestError
 from pipeline.progress import Silent
 from pipeline.rounds import keep, stage
@@ -15,9 +19,10 @@ from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.chain import sha256
 from pipeline.rounds.gate import ANCHOR_STEP
 from pipeline.rounds.history import history
+from pipeline.rounds.kin import with_kin
 from pipeline.rounds.pictures import pictures
 from pipeline.rounds.rates import laws
-from pipeline.rounds.settle import final_links
+from pipeline.rounds.settle import final_links, refit_strengths
 from pipeline.rounds.training import training
 from pipeline.stages import DATA_STAGES
 
@@ -79,6 +84,57 @@ def test_trials_anchor_refit_and_overrides_in_one_build(
     assert all(part.run(job, Silent()).already for part in stage.parts(job))
     links = final_links(job, history(job, 2))
     assert {link.strength for link in links} <= set(refit.strengths)
+
+
+def test_an_anchor_of_the_builds_own_dataset_keeps_its_kin_from_training(
+    fresh_job: JobMaker,
+) -> None:
+    """Anchors are drawn picture by picture, so nothing kept a variant of one out of training."""
+    job = fresh_job(("count = 3", 'count = 3\nanchor = "drawings.toml"\nanchor_pictures = 4'))
+    law, anchor = job.recipe.law()[0], anchor_of(job)
+    assert anchor is not None
+    shown, twin = min(anchor.split.md5s), training(job, law, (), None, 1).pictures[0]
+    images = job.dataset_folder(job.dataset_of(law.dataset)).images
+    receipt = read_receipt(images)
+    assert receipt is not None
+    records = [
+        record.model_copy(update={"kin": ("post:1",)}) if record.md5 in (shown, twin) else record
+        for record in read_records(images / IMAGES_FILE, ImageRecord)
+    ]
+    write_records(images / IMAGES_FILE, records)
+    write_receipt(
+        images,
+        receipt.stage,
+        receipt.fingerprint,
+        inputs=receipt.inputs,
+        outputs=[images / name for name in receipt.outputs],
+        summary=receipt.summary,
+    )
+    md5s = anchor.split.md5s
+    assert with_kin(job, [law.dataset], md5s, whole=True) == md5s
+    assert with_kin(job, [law.dataset], md5s, whole=False) >= {*md5s, twin}
+    for data_stage in DATA_STAGES:
+        data_stage.run(job, Silent())
+    assert twin not in training(job, law, (), None, 1).pictures
+
+
+def test_pictures_of_a_refit_by_hand_are_drawn_in_turn(
+    copied: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+
+    @contextmanager
+    def turn(_: object) -> Iterator[None]:
+        taken.append(True)
+        yield
+
+    monkeypatch.setattr(stage, "turn", turn)
+    stage.parts(copied)[-1].run(copied, Silent())
+    assert taken == [], "nothing is drawn"
+    found = history(copied, 3)
+    refit_strengths(copied, found, Silent(), by_hand=True)
+    stage.parts(copied)[-1].run(copied, Silent())
+    assert taken == [True]
 
 
 def test_a_replaced_origin_is_named(finished: Job, workshop: Path, tmp_path: Path) -> None:

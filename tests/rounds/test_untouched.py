@@ -1,15 +1,16 @@
 """A build directory edited by hand: what was changed is named; rules that changed make anew."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from pipeline.artefacts.chain import VERSIONS
-from pipeline.artefacts.job import Job
+from pipeline.artefacts.job import Job, load_job
 from pipeline.errors import UrushiError
 from pipeline.progress import Silent
+from pipeline.rounds import chain, stage
 from pipeline.rounds import pictures as room
-from pipeline.rounds import stage
 from pipeline.rounds.chain import was_laid
 from pipeline.rounds.finish import is_finished
 from pipeline.rounds.history import history
@@ -42,6 +43,34 @@ def test_a_file_changed_by_hand_is_named(copied: Job, name: str, cut: bool, reme
     with pytest.raises(UrushiError, match=rf"{name} is not what the build wrote.*{remedy}"):
         run(copied)
     assert path.read_bytes() == (content[:-1] if cut else content), "nothing was written over it"
+
+
+@pytest.mark.parametrize("cut", ["train", pytest.param("merge", marks=pytest.mark.drill)])
+def test_a_recipe_that_was_put_back_accuses_nobody(
+    copied: Job, cut: str, workshop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rate's files were written over the first one's, whose receipts stood beside them."""
+    final = copied.folder.final.read_bytes()
+    text = (workshop / "finished.toml").read_text()
+    (workshop / "faster.toml").write_text(text.replace("2e-3", "3e-3"))
+    other = load_job(workshop / "faster.toml", copied.workspace.root)
+    if cut == "train":
+        stage.train(other, Silent())
+    else:
+        with monkeypatch.context() as patched, pytest.raises(PowerCut):
+            patched.setattr(chain, "measure", cut_off)
+            run(other)
+    run(copied)
+    assert copied.folder.final.read_bytes() == final
+    assert all(part.run(copied, Silent()).already for part in stage.parts(copied))
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing may catch it."""
+
+
+def cut_off(*_: object) -> None:
+    raise PowerCut
 
 
 def test_a_manifest_changed_by_hand_is_named_and_comes_back(copied: Job) -> None:
