@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from pipeline.progress import Silent
 from pipeline.rounds.stage import parts
 
 
+@pytest.mark.drill
 def test_a_build_of_doras(fresh_job: Callable[..., Job], tmp_path: Path) -> None:
     job = fresh_job(
         ("conv_rank = 2", "conv_rank = 2\ndora = true"),

@@ -45,7 +45,8 @@ def test_a_file_changed_by_hand_is_named(copied: Job, name: str, cut: bool, reme
     assert path.read_bytes() == (content[:-1] if cut else content), "nothing was written over it"
 
 
-@pytest.mark.parametrize("cut", ["train", pytest.param("merge", marks=pytest.mark.drill)])
+@pytest.mark.drill
+@pytest.mark.parametrize("cut", ["train", "merge"])
 def test_a_recipe_that_was_put_back_accuses_nobody(
     copied: Job, cut: str, workshop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
