@@ -100,6 +100,11 @@ def quadratic_of(residuals: Callable[[Sequence[float]], Vector]) -> Callable[...
     return around
 
 
+def most_passes(count: int) -> int:
+    """Passes over the pictures that a refit of `count` strengths takes at most."""
+    return ROUNDS * (count + 1 + HALVINGS) + 1
+
+
 def refit(
     loss: Callable[[Sequence[float]], float],
     around: Callable[[Sequence[float], Sequence[float]], Quadratic],
@@ -108,7 +113,7 @@ def refit(
 ) -> Refit:
     """The strengths within [0, upper] of least loss, as far as 3 bounded Gauss-Newton steps reach.
 
-    At most 3 (K + 4) + 1 passes; mostly K + 3.
+    Mostly K + 3 passes, at most `most_passes`.
 
     Args:
         loss: mean loss of the choosing half at a strength vector, with common random numbers.

@@ -26,7 +26,7 @@ from pipeline.rounds.history import History
 from pipeline.rounds.jury import Jury
 from pipeline.rounds.parting import Parting
 from pipeline.rounds.pictures import Pictures, pictures
-from pipeline.rounds.refit import refit
+from pipeline.rounds.refit import most_passes, refit
 from pipeline.rounds.untouched import forget, untouched
 from pipeline.train.counted import seed_of
 
@@ -116,7 +116,7 @@ def _fitted(job: Job, history: History, progress: Progress) -> Refitted:
     parting = Parting(tuple(law.apart for law in merged))
     start = parting.flat([link.strength for link in links])
     held_out = HeldOut(job.recipe, None, [link.lora for link in links], live=history.live)
-    with progress.bar("refit", 2 * (len(start) + 2), "pass") as bar:
+    with progress.bar("refit", most_passes(len(start)), "pass") as bar:
         jury = Jury(held_out, _seen(job, history), bar, parting.strengths)
         found = refit(jury.choosing_loss, jury.around, start)
         strengths, moved, forgets = found.strengths, 1.0, None

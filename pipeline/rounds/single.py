@@ -18,7 +18,7 @@ from pipeline.progress import Progress
 from pipeline.rounds.evaluate import HeldOut, Losses
 from pipeline.rounds.jury import Jury
 from pipeline.rounds.pictures import Pictures
-from pipeline.rounds.refit import refit
+from pipeline.rounds.refit import most_passes, refit
 from pipeline.train.beside import covers_text
 
 
@@ -41,7 +41,7 @@ def weigh(
     count = len(files)
     loras = [path for _, path in files]
     held_out = HeldOut(job.recipe, None, loras, live=any(map(covers_text, loras)))
-    with progress.bar("checkpoints", 3 * (count + 2), "pass") as bar:
+    with progress.bar("checkpoints", count + most_passes(count), "pass") as bar:
         jury = Jury(held_out, seen, bar, differences)
         losses = [jury.choosing_loss(upto(k, count)) for k in range(1, count + 1)]
         best = min(range(count), key=lambda k: (losses[k], k)) + 1

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from pipeline.rounds.refit import Vector, moves, quadratic, quadratic_of, refit
+from pipeline.rounds.refit import Vector, most_passes, moves, quadratic, quadratic_of, refit
 
 Residuals = Callable[[Sequence[float]], Vector]
 
@@ -54,6 +54,7 @@ def test_it_is_never_worse_than_where_it_started() -> None:
     for start in ((0.0, 0.0), (1.0, 1.0), (0.5, 0.5), (1.0, 0.0)):
         found = refit(loss, quadratic_of(made), start)
         assert found.after == loss(found.strengths) <= found.before == loss(start)
+        assert found.passes <= most_passes(2) == 19
 
 
 def test_what_is_best_already_stays() -> None:
