@@ -11,8 +11,8 @@ Artist tags themselves go by their category. Names also leak through other tags:
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pipeline.caption.spelling import spell
 
@@ -33,6 +33,37 @@ class Artists:
     """As `Spelling.tokens`."""
     longest: int
     """Tokens of the longest name."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the tags of a dataset say, but for its artists'."""
+
+    same: frozenset[str]
+    """As `Spelling.same`."""
+    tokens: frozenset[str]
+    """The single tokens."""
+    asked: dict[str, bool] = field(default_factory=dict, repr=False)
+
+    def may_name(self, artist: str) -> bool:
+        """Whether any tag could name `artist`: False for nearly all, whose names have a token that
+        no tag has, so that the tags of their pictures need not be looked through."""
+        answer = self.asked.get(artist)
+        if answer is None:
+            spelled, bare = spell(artist), _bare(artist)
+            answer = self.asked[artist] = spelled.same in self.same or any(
+                name and self.tokens.issuperset(name.split()) for name in (spelled.tokens, bare)
+            )
+        return answer
+
+
+def vocabulary_of(tags: Iterable[str]) -> Vocabulary:
+    """The vocabulary of `tags`, none of which is an artist's."""
+    spelled = [spell(tag) for tag in tags]
+    return Vocabulary(
+        same=frozenset(one.same for one in spelled),
+        tokens=frozenset(token for one in spelled for token in one.tokens.split()),
+    )
 
 
 def known_artists(names: Iterable[str]) -> Artists:
@@ -62,26 +93,27 @@ def names_one_of(tag: str, own: Iterable[str]) -> bool:
         artist = spell(name)
         if artist.same == told.same or (artist.tokens and artist.tokens in told.tokens):
             return True
-        bare = spell(_QUALIFIER.sub("", name)).tokens
+        bare = _bare(name)
         if bare and bare in told.tokens and bare == _without_phrase(told.tokens) != told.tokens:
             return True
     return False
 
 
-def naming(tags: Sequence[str], own: Iterable[str]) -> frozenset[str]:
-    """Those of a picture's `tags` that name one of its own artists."""
-    told = [spell(tag) for tag in tags]
-    # One search through all tags says for nearly every picture that there is nothing to look for.
-    joined = "|".join(spelled.tokens for spelled in told)
-    same = {spelled.same for spelled in told}
-    near = [
-        name
-        for name in own
-        if spell(name).same in same
-        or (spell(name).tokens and spell(name).tokens in joined)
-        or ((bare := spell(_QUALIFIER.sub("", name)).tokens) and bare in joined)
-    ]
-    return frozenset(tag for tag in tags if names_one_of(tag, near)) if near else frozenset()
+def naming(tags: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> frozenset[str]:
+    """Those of a picture's tags (by category) that name one of its own artists.
+
+    `vocabulary` is that of the picture's dataset.
+    """
+    own = [name for name in tags.get("artist", ()) if vocabulary.may_name(name)]
+    if not own:
+        return frozenset()
+    return frozenset(
+        tag
+        for category, found in tags.items()
+        if category != "artist"
+        for tag in found
+        if names_one_of(tag, own)
+    )
 
 
 def leaks(tag: str, artists: Artists) -> bool:
@@ -97,6 +129,11 @@ def leaks(tag: str, artists: Artists) -> bool:
         for start in range(len(words))
         for end in range(start + 2, min(start + artists.longest, len(words)) + 1)
     )
+
+
+def _bare(name: str) -> str:
+    """The tokens of `name` without its qualifier."""
+    return spell(_QUALIFIER.sub("", name)).tokens
 
 
 def _without_phrase(tokens: str) -> str:

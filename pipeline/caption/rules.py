@@ -8,13 +8,22 @@ cut     whole tags, where that is more tokens than the recipe allows
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pipeline.artefacts.records import CaptionRecord, ImageRecord
-from pipeline.caption.artists import is_style_tag, known_artists, leaks, names_one_of, naming
+from pipeline.caption.artists import (
+    Vocabulary,
+    is_style_tag,
+    known_artists,
+    leaks,
+    names_one_of,
+    naming,
+    vocabulary_of,
+)
 from pipeline.caption.spelling import spell
 from pipeline.caption.tag_rules import (
     Element,
@@ -57,12 +66,15 @@ class Rules:
     tag_rules: tuple[TagRule, ...]
     tokens: Tokens | None
     """Counts them, where captions have a greatest length."""
-    decided: dict[tuple[str, str], "Why | Ranked"] = field(default_factory=dict, repr=False)
-    """What was found of (category, tag) before; a tag recurs in thousands of pictures."""
+    vocabulary: Vocabulary
+    """What tags of the dataset say, to see at once that none of them names a picture's artist."""
+    decided: dict[str, dict[str, "Why | Ranked"]] = field(
+        default_factory=lambda: defaultdict(dict), repr=False
+    )
+    """What was found before, by category and tag; a tag recurs in thousands of pictures."""
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """What happened to one tag on its way into the caption."""
 
     tag: str
@@ -115,6 +127,7 @@ def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru
             for tag in others | written
             if leaks(tag, artists) or (from_booru and is_style_tag(tag))
         ),
+        vocabulary=vocabulary_of(others),
         tag_rules=compile_tag_rules(caption.rule, others),
         tokens=None if caption.tokenizer is None else Tokens(caption.tokenizer),
     )
@@ -129,28 +142,31 @@ def write_caption(image: ImageRecord, rules: Rules) -> Written:
     """The caption of `image`: elements joined by ", ", in the recipe's order."""
     changes: list[Change] = []
     elements = _settled(image, rules, tuple(_allowed(image, rules, changes)), changes)
-    word = rules.words.quality(image)
-    texts: dict[str, list[str]] = {
-        "quality": [word],
-        "rating": [rules.words.rating(image)],
-        "year": [rules.words.year(image)],
-    }
+    score = usable_score(image, rules.caption)
+    word = rules.words.quality(image, score)
+    texts = defaultdict(
+        list,
+        quality=[word],
+        rating=[rules.words.rating(image)],
+        year=[rules.words.year(image)],
+    )
     # These words count as said already: a tag that repeats one would take it from its place.
     said = {
         spell(text).same for slot in texts if slot in rules.caption.order for text in texts[slot]
     }
     said.discard("")
-    for element in elements:
-        why = _why_not_said(element, said, rules.caption.order)
-        if why is not None:
-            changes.append(Change(element.tag, why))
+    places = {"added", *rules.caption.order}
+    for tag, slot, text, same in elements:
+        if same in said:
+            changes.append(Change(tag, "duplicate"))
+        elif slot not in places:
+            changes.append(Change(tag, "no place"))
         else:
-            said.add(element.same)
-            texts.setdefault(element.slot, []).append(element.text)
+            said.add(same)
+            texts[slot].append(text)
     slots = ("added", *rules.caption.order)
-    ordered = [(slot, text) for slot in slots for text in texts.get(slot, ()) if text]
+    ordered = [(slot, text) for slot in slots for text in texts[slot] if text]
     caption = ", ".join(text for _, text in _fitting(ordered, rules, changes))
-    score = usable_score(image, rules.caption)
     word = word if "quality" in rules.caption.order else ""
     texts_besides = other_texts(caption, image.texts, image.md5, rules.caption.variation)
     record = CaptionRecord(md5=image.md5, caption=caption, score=score, texts=texts_besides)
@@ -174,15 +190,14 @@ def _fitting(
 
 def _allowed(image: ImageRecord, rules: Rules, changes: list[Change]) -> Iterator[Element]:
     """The tags that neither name an artist nor are dropped by category or name; counts first."""
-    own_artists = image.tags.get("artist", ())
-    others = [tag for category, tags in image.tags.items() if category != "artist" for tag in tags]
-    its_artists = naming(others, own_artists)
+    its_artists = naming(image.tags, rules.vocabulary)
     ranked: list[Ranked] = []
     for category, tags in image.tags.items():
+        decided = rules.decided[category]
         for tag in tags:
-            found = rules.decided.get((category, tag))
+            found = decided.get(tag)
             if found is None:
-                found = rules.decided[category, tag] = _decided(tag, category, rules)
+                found = decided[tag] = _decided(tag, category, rules)
             if isinstance(found, str):
                 changes.append(Change(tag, found))
             elif tag in its_artists:
@@ -238,12 +253,6 @@ def _decided(tag: str, category: str, rules: Rules) -> "Why | Ranked":
         return "empty"
     rank, slot = _slot(tag, category)
     return rank, Element(tag, slot, spelled.text, spelled.same)
-
-
-def _why_not_said(element: Element, said: set[str], order: Sequence[str]) -> Why | None:
-    if element.same in said:
-        return "duplicate"
-    return None if element.slot == "added" or element.slot in order else "no place"
 
 
 def _slot(tag: str, category: str) -> tuple[int, Slot]:

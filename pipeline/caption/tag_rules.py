@@ -64,8 +64,10 @@ class TagRule:
         here = self.names & names
         if verb == "rename":
             return tuple(
-                self._renamed(element, told) if element.same in here else element
-                for element in elements
+                [
+                    self._renamed(element, told) if element.same in here else element
+                    for element in elements
+                ]
             )
         if verb == "fold" and self.into not in names:
             return elements
@@ -86,7 +88,7 @@ class TagRule:
             if element not in elements:
                 told(element, "added", self.rule.reason)
         said = {element.same for element in self.added}
-        return (*self.added, *(element for element in elements if element.same not in said))
+        return (*self.added, *[element for element in elements if element.same not in said])
 
     def _renamed(self, element: Element, told: Told) -> Element:
         text = self.renamed.get(element.same)
@@ -148,8 +150,9 @@ def settle(elements: Elements, rules: Sequence[TagRule], told: Told) -> Elements
         for rule in rules:
             after = rule.apply(elements, names, told)
             if after is not elements:
-                elements = _once(after)
-                names = {element.same for element in elements}
+                names = {element.same for element in after}
+                # A rename may meet a tag that is there already.
+                elements = after if len(names) == len(after) else _once(after)
         if elements is before or elements == before:
             return elements
     raise RequestError(
@@ -159,13 +162,8 @@ def settle(elements: Elements, rules: Sequence[TagRule], told: Told) -> Elements
 
 
 def _once(elements: Elements) -> Elements:
-    """Without what is said twice: a rename may meet a tag that is there already."""
-    if len({element.same for element in elements}) == len(elements):
-        return elements
-    said: set[str] = set()
-    kept = []
+    """Without what is said twice; the first stands."""
+    kept: dict[str, Element] = {}
     for element in elements:
-        if element.same not in said:
-            said.add(element.same)
-            kept.append(element)
-    return tuple(kept)
+        kept.setdefault(element.same, element)
+    return tuple(kept.values())

@@ -22,9 +22,9 @@ class Words:
     scores: dict[Group, list[int]]
     """Sorted, by group; empty where cuts are absolute."""
 
-    def quality(self, image: ImageRecord) -> str:
-        """The word that the score earns; "" for none, or where no score can be used."""
-        score = usable_score(image, self.caption)
+    def quality(self, image: ImageRecord, score: int | None) -> str:
+        """The word that `score`, the picture's usable one, earns among those of pictures like it;
+        "" for none."""
         if score is None:
             return ""
         scale = self.caption.scale

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pipeline.artefacts.records import ImageRecord
 from pipeline.caption.rules import compile_rules, write_caption
-from pipeline.caption.words import compile_words, quality_words
+from pipeline.caption.words import compile_words, quality_words, usable_score
 from pipeline.recipe.caption import Caption
 
 Make = Callable[..., ImageRecord]
@@ -21,8 +21,9 @@ def posts(make: Make, scores: range, **more: Any) -> list[ImageRecord]:
 
 
 def words_of(section: dict[str, Any], images: list[ImageRecord]) -> list[str]:
-    words = compile_words(Caption.model_validate(section), images)
-    return [words.quality(image) for image in images]
+    caption = Caption.model_validate(section)
+    words = compile_words(caption, images)
+    return [words.quality(image, usable_score(image, caption)) for image in images]
 
 
 @pytest.mark.parametrize(
