@@ -38,8 +38,6 @@ and of training, and in a build of the held-out draw (split), the trials (rate),
 round's strength with its gate and its anchor, the merge, the fit of all strengths, the single LoRA
 beside the rounds, and the final files."""
 
-LATENT_KEYS = ("arithmetic", "mirror", "recolour")
-"""Keys of [cache] that change latents; others say how they are made."""
 TEXT_KEYS = ("clip_skip", "tokens")
 """Keys of [base] that change what text encoders give."""
 
@@ -158,6 +156,13 @@ def resize_fingerprint(resize: Resize, images: Receipt) -> str:
     )
 
 
+def latent_settings(cache: Cache) -> dict[str, Any]:
+    """The keys of [cache] that change latents; others say how they are made."""
+    settings = cache.model_dump(mode="json", include={"arithmetic", "mirror", "recolour"})
+    # Left out where there are none, as it was before there was a choice.
+    return settings | cache.model_dump(include={"masks"}, exclude_none=True)
+
+
 def latents_fingerprint(resize: Resize, images: Receipt, vae: str, cache: Cache) -> str:
     """Of the pictures on their ladder, the VAE's digest, and what [cache] makes of both; not of how
     or whether resized pictures are stored, as long as that loses nothing."""
@@ -166,7 +171,7 @@ def latents_fingerprint(resize: Resize, images: Receipt, vae: str, cache: Cache)
         version=VERSIONS["latents"],
         resized=resize_fingerprint(resize.as_seen(), images),
         vae=vae,
-        **cache.model_dump(mode="json", include=set(LATENT_KEYS)),
+        **latent_settings(cache),
     )
 
 

@@ -25,6 +25,7 @@ class LatentModel:
     pictures: Path
     """The folder of the resized pictures, or of the dataset where none are kept."""
     kept: bool
+    masked: bool
     batch_size: int
     arithmetic: Literal["float32", "bfloat16", "float16"]
     compiled: bool
@@ -46,7 +47,7 @@ class LatentModel:
         # chooses later.
         return LatentEncoder(
             load_vae(self.base, override=self.vae),
-            Pictures(self.pictures, self.kept),
+            Pictures(self.pictures, self.kept, self.masked),
             self.batch_size,
             PartialState().device,
             getattr(torch, self.arithmetic),

@@ -5,10 +5,10 @@ from typing import Any
 
 from pipeline.artefacts.chain import (
     IMAGES_FILE,
-    LATENT_KEYS,
     TEXT_KEYS,
     VERSIONS,
     images_receipt,
+    latent_settings,
     tagger_files,
     tokenizer_files,
 )
@@ -28,7 +28,7 @@ def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
         "stage versions": [VERSIONS["resize"], VERSIONS["latents"]],
         "pictures": images.summary["pictures"],
         "[resize]": job.recipe.resize.as_seen().model_dump(mode="json"),
-        "[cache]": job.recipe.cache.model_dump(mode="json", include=set(LATENT_KEYS)),
+        "[cache]": latent_settings(job.recipe.cache),
         "VAE": vae_digest(job.recipe, job.workspace.identities),
     }
 

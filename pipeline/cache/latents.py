@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from pipeline.artefacts.executor import Advance, cores
 from pipeline.artefacts.records import Failure
 from pipeline.cache.encoded import Encoded
 from pipeline.cache.pictures import Pictures, read_pixels
-from pipeline.cache.plan import Look, Shard
+from pipeline.cache.plan import UNMASKED, Look, Shard
 from pipeline.models.fitting import quiet
+from pipeline.models.shards import MASK
 
 READERS = 2
 """Threads that read stored pictures ahead; decoders let go of Python's lock. Originals, twenty
@@ -32,6 +34,8 @@ class Batch(NamedTuple):
     """In the shard, of what could be read."""
     pixels: Tensor | None
     """(B, 3, H, W) float32; None where nothing could."""
+    masks: tuple[np.ndarray | None, ...]
+    """As Shown.mask."""
     engines: tuple[str, ...]
     """What decoded each original; "" for stored pictures."""
     failures: tuple[Failure, ...]
@@ -68,13 +72,14 @@ class LatentEncoder:
         self._dtype = dtype
 
     def __call__(self, shard: Shard[Look], advance: Advance) -> Encoded:
-        """The shard's tensors "mean" and "logvar", (N, 4, h, w) float16, good rows only."""
+        """The shard's tensors "mean" and "logvar", (N, 4, h, w) float16, good rows only; of
+        masked pictures also MASK, (N, h, w) uint8: 255 where a latent pixel's are all opaque."""
         rows: list[int] = []
         failures: list[Failure] = []
         # Made when the first batch says how large: a shard is held once, not in parts and whole.
-        means, logvars = torch.empty(0), torch.empty(0)
+        means, logvars, masks = torch.empty(0), torch.empty(0), []
         engines: Counter[str] = Counter()
-        for places, pixels, decoders, unread in self._batches(shard.items):
+        for places, pixels, opaque, decoders, unread in self._batches(shard.items):
             failures += unread
             engines.update(f"decoded_by_{name}" for name in decoders if name)
             if pixels is not None:
@@ -87,14 +92,19 @@ class LatentEncoder:
                 finite = posterior.isfinite().flatten(1).all(1)
                 kept = slice(len(rows), len(rows) + int(finite.sum()))
                 means[kept], logvars[kept] = posterior[finite].chunk(2, dim=1)
-                for place, good in zip(places, finite.tolist(), strict=True):
+                for place, good, mask in zip(places, finite.tolist(), opaque, strict=True):
                     if good:
                         rows.append(place)
+                        if self._pictures.masked:
+                            masks.append(of_latent(mask, posterior.shape[2], posterior.shape[3]))
+                            engines[UNMASKED] += mask is None
                     else:
                         reason = "the VAE gives NaN or infinity for it"
                         failures.append(Failure(md5=shard.items[place].md5, reason=reason))
             advance(len(places) + len(unread))
         tensors = {"mean": means[: len(rows)], "logvar": logvars[: len(rows)]}
+        if masks:
+            tensors[MASK] = torch.stack(masks)
         return Encoded(tensors, tuple(rows), tuple(failures), dict(sorted(engines.items())))
 
     def _moved(self, pixels: Tensor) -> Tensor:
@@ -122,7 +132,7 @@ class LatentEncoder:
                     future.cancel()
 
     def _read(self, items: Sequence[Look], start: int) -> Batch:
-        places, pictures, engines, failures = [], [], [], []
+        places, pictures, masks, engines, failures = [], [], [], [], []
         for place in range(start, min(start + self._batch_size, len(items))):
             shown = read_pixels(self._pictures, items[place])
             if isinstance(shown, Failure):
@@ -130,15 +140,28 @@ class LatentEncoder:
             else:
                 places.append(place)
                 pictures.append(shown.pixels)
+                masks.append(shown.mask)
                 engines.append(shown.engine)
         pixels = to_tensor(pictures) if pictures else None
-        return Batch(tuple(places), pixels, tuple(engines), tuple(failures))
+        return Batch(tuple(places), pixels, tuple(masks), tuple(engines), tuple(failures))
 
 
 def to_tensor(pictures: Sequence[np.ndarray]) -> Tensor:
     """(H, W, 3) uint8 each → (B, 3, H, W) float32 in [-1, 1], as the VAE was trained."""
     stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     return stacked.float() / 127.5 - 1.0
+
+
+def of_latent(mask: np.ndarray | None, height: int, width: int) -> Tensor:
+    """(H, W) uint8 in pixels → (h, w) uint8 in latent pixels, the mean of what each covers.
+
+    That is `interpolate(mode="area")`, as in kohya's `library/custom_train_functions.py`,
+    `apply_masked_loss`. None, a picture without transparency, is opaque everywhere.
+    """
+    if mask is None:
+        return torch.full((height, width), 255, dtype=torch.uint8)
+    pixels = torch.from_numpy(mask.copy()).float()[None]
+    return adaptive_avg_pool2d(pixels, (height, width))[0].round().to(torch.uint8)
 
 
 @torch.no_grad()

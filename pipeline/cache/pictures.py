@@ -11,7 +11,7 @@ from pipeline.artefacts.identity import digest_bytes
 from pipeline.artefacts.records import Failure
 from pipeline.cache.plan import Look
 from pipeline.pictures.placement import Placement
-from pipeline.pictures.read import read_fitted, vips_engine
+from pipeline.pictures.read import read_alpha, read_fitted, vips_engine
 from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
 
@@ -30,6 +30,8 @@ class Pictures:
     folder: Path
     kept: bool
     """Whether they are there as resizing stored them, or only their originals."""
+    masked: bool = False
+    """Whether their transparency is wanted too; of originals alone."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Shown:
 
     pixels: np.ndarray
     """(H, W, 3) uint8."""
+    mask: np.ndarray | None
+    """(H, W) uint8, 255 where it is opaque; None where it is so everywhere, or nobody asked."""
     engine: str
     """What decoded and scaled an original; "" for a stored picture."""
 
@@ -46,13 +50,15 @@ def read_pixels(pictures: Pictures, look: Look) -> Shown | Failure:
     """What the entry `look` shows."""
     try:
         picture, engine = (_stored if pictures.kept else _fitted)(pictures.folder, look)
+        mask = read_alpha(pictures.folder / look.file, look.placement) if pictures.masked else None
     except Unreadable as error:
         return Failure(md5=look.md5, reason=str(error))
     if look.recoloured:
         picture = recoloured(picture, look.md5, look.recoloured)
     if look.mirrored:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return Shown(np.asarray(picture), engine)
+        mask = None if mask is None else mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return Shown(np.asarray(picture), None if mask is None else np.asarray(mask), engine)
 
 
 def _stored(folder: Path, look: Look) -> tuple[Image.Image, str]:

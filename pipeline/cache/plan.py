@@ -25,6 +25,10 @@ OVERLONG = "cut_captions"
 """The name under which receipts count captions longer than the text encoder reads."""
 
 
+UNMASKED = "without_transparency"
+"""The name under which receipts count entries whose masks are of ones."""
+
+
 class Look(NamedTuple):
     """One entry of a latent shard: a picture in a bucket, as it is, mirrored or recoloured."""
 
@@ -87,14 +91,14 @@ class Shard(Generic[Item]):
         return fingerprint(cache=of, shard=self.name, rows=rows)
 
 
-def latent_row_bytes(size: Size, vae: dict[str, Any]) -> int:
+def latent_row_bytes(size: Size, vae: dict[str, Any], *, masked: bool = False) -> int:
     """What one picture of `size` takes in a shard, by the VAE's configuration.
 
     The VAE halves both sides between each two of its levels (diffusers' AutoencoderKL).
     """
     factor: int = 2 ** (len(vae["block_out_channels"]) - 1)
-    numbers = int(vae["latent_channels"]) * (size.width // factor) * (size.height // factor)
-    return POSTERIOR * FLOAT16 * numbers
+    area = (size.width // factor) * (size.height // factor)
+    return POSTERIOR * FLOAT16 * int(vae["latent_channels"]) * area + masked * area
 
 
 def text_row_bytes(encoders: Sequence[dict[str, Any]], chunks: int) -> int:
@@ -144,7 +148,11 @@ def latent_shards(
     runs = [
         run
         for size, group in groupby(entries, key=lambda look: look.bucket)
-        for run in _runs(tuple(group), latent_row_bytes(size, vae), cache.shard_megabytes)
+        for run in _runs(
+            tuple(group),
+            latent_row_bytes(size, vae, masked=cache.masks is not None),
+            cache.shard_megabytes,
+        )
     ]
     return tuple(Shard(f"latents-{i:05d}.safetensors", run) for i, run in enumerate(runs))
 

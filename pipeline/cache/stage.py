@@ -7,7 +7,7 @@ the empty caption under md5 "". What is finished loads no model. Texts are not c
 whose text encoders learn from its first round on: it encodes captions as it trains.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,24 @@ from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done
 from pipeline.artefacts.records import (
     CaptionRecord,
+    ImageRecord,
     LatentRecord,
     ResizedRecord,
     TextRecord,
     each_record,
 )
+from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.cache.encoders import LatentModel, TextModel
 from pipeline.cache.inputs import latent_inputs, text_inputs
-from pipeline.cache.plan import OVERLONG, Look, Text, latent_shards, text_row_bytes, text_shards
+from pipeline.cache.plan import (
+    OVERLONG,
+    UNMASKED,
+    Look,
+    Text,
+    latent_shards,
+    text_row_bytes,
+    text_shards,
+)
 from pipeline.cache.prune import prune
 from pipeline.cache.shards import Work, make
 from pipeline.errors import RequestError
@@ -110,9 +120,14 @@ def _make_latents(caching: _Caching) -> Receipt:
         )
     base, settings = job.recipe.base, job.recipe.cache
     check_arithmetic(job.recipe)
-    pictures = each_record(folders.resized / chain.INDEX_FILE, ResizedRecord)
-    kept = job.recipe.resize.keep
-    source = folders.resized if kept else job.dataset_folder(caching.dataset).root
+    pictures: Iterable[ResizedRecord] = each_record(
+        folders.resized / chain.INDEX_FILE, ResizedRecord
+    )
+    kept, folder = job.recipe.resize.keep, job.dataset_folder(caching.dataset)
+    if kept and settings.masks is not None:
+        # Stored pictures lie on white: only the originals say what of them is transparent.
+        pictures, kept = _as_originals(pictures, folder), False
+    source = folders.resized if kept else folder.root
     work = Work(
         folder=folders.latents,
         stage="latents",
@@ -124,6 +139,7 @@ def _make_latents(caching: _Caching) -> Receipt:
             settings.vae,
             source,
             kept,
+            settings.masks is not None,
             settings.batch_size,
             settings.arithmetic,
             settings.compile,
@@ -133,6 +149,16 @@ def _make_latents(caching: _Caching) -> Receipt:
         unit="picture",
     )
     return make(work, caching.executor(), _latent_record, caching.progress)
+
+
+def _as_originals(
+    pictures: Iterable[ResizedRecord], folder: DatasetFolder
+) -> Iterator[ResizedRecord]:
+    """Resized pictures, as if only their places were known."""
+    images = each_record(folder.images / chain.IMAGES_FILE, ImageRecord)
+    paths = {image.md5: image.path for image in images}
+    for record in pictures:
+        yield record.model_copy(update={"file": paths[record.md5]})
 
 
 def _make_text(caching: _Caching) -> Receipt:
@@ -190,6 +216,11 @@ def _report(caching: _Caching, latents: Receipt, text: Receipt | None) -> None:
     name, folders, say = caching.dataset.name, caching.folders, caching.progress.say
     if failures := latents.summary["failures"]:
         say(f"{name}: {failures} pictures failed: {folders.latents / chain.FAILURES_FILE}")
+    if opaque := latents.summary.get(UNMASKED, 0):
+        say(
+            f"{name}: {opaque} of {latents.summary['latents']} latents are of pictures without "
+            "transparency: their masks count all of them"
+        )
     if text is None:
         return
     if failures := text.summary["failures"]:

@@ -21,6 +21,10 @@ from pipeline.recipe import Size
 AnyShardRecord = TypeVar("AnyShardRecord", LatentRecord, TextRecord)
 
 
+MASK = "mask"
+"""The tensor of a latent shard that says how opaque its pictures are."""
+
+
 class Posterior(NamedTuple):
     """What the VAE says of a picture, unscaled: mean and log-variance, each (4, h, w) float16."""
 
@@ -109,6 +113,21 @@ class LatentStore(_Store[LatentRecord]):
         row = self.record(md5, variant, bucket)
         tensors = self._tensors(row.shard)
         return Posterior(tensors["mean"][row.row], tensors["logvar"][row.row])
+
+    def mask(self, md5: str, variant: int = 0, bucket: Size | None = None) -> Tensor:
+        """(h, w) float32, 0 to 1, of `record(md5, variant, bucket)`: how opaque it is.
+
+        Raises:
+            RequestError: these latents were cached without masks.
+        """
+        row = self.record(md5, variant, bucket)
+        masks = self._tensors(row.shard).get(MASK)
+        if masks is None:
+            raise RequestError(
+                f"{self.folder} holds no masks, which [train].masked_loss needs. Set [cache].masks "
+                '= "alpha" and run `urushi cache`.'
+            )
+        return masks[row.row].float() / 255
 
 
 class TextStore(_Store[TextRecord]):

@@ -23,16 +23,8 @@ def needs_conversion(profile: bytes, mode: str) -> bool:
 
 def to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
     """`image` as mode RGB: profile obeyed, 16 bits to the upper 8, transparency laid over white."""
-    image = _eight_bits(image)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    elif "transparency" in image.info:
-        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
-    elif image.mode in ("RGBX", "YCbCr"):
-        image = image.convert("RGB")
-    elif image.mode == "1":
-        image = image.convert("L")
-    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    image = _in_bands(image)
+    alpha = _alpha(image)
     if alpha is not None:
         image = image.convert(image.mode[:-1])
     if needs_conversion(profile, image.mode):
@@ -43,6 +35,29 @@ def to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
     paper = Image.new("RGB", image.size, "white")
     paper.paste(image, mask=alpha)
     return paper
+
+
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """How opaque `image` is, mode L, 255 where nothing shines through; None where it has no
+    transparency."""
+    return _alpha(_in_bands(image))
+
+
+def _in_bands(image: Image.Image) -> Image.Image:
+    """As L, LA, RGB, RGBA or CMYK: transparency in a band of its own."""
+    image = _eight_bits(image)
+    if image.mode in ("P", "PA"):
+        # A palette without a clear colour comes out opaque.
+        return image.convert("RGBA")
+    if "transparency" in image.info:
+        return image.convert("LA" if image.mode in ("1", "L") else "RGBA")
+    if image.mode in ("RGBX", "YCbCr"):
+        return image.convert("RGB")
+    return image.convert("L") if image.mode == "1" else image
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    return image.getchannel("A") if image.mode in ("LA", "RGBA") else None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

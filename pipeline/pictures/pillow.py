@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from pipeline.pictures.colour import to_rgb
+from pipeline.pictures.colour import alpha_of, to_rgb
 from pipeline.pictures.header import Header
 from pipeline.pictures.placement import Placement
 from pipeline.pictures.unreadable import Unreadable
@@ -29,6 +29,18 @@ def decode(content: bytes, header: Header) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         picture = to_rgb(image, header.profile)
+    return _upright(picture, header)
+
+
+def decode_alpha(content: bytes, header: Header) -> Image.Image | None:
+    """How opaque the whole picture is, upright, mode L; None where it has no transparency."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        alpha = alpha_of(image)
+    return None if alpha is None else _upright(alpha, header)
+
+
+def _upright(picture: Image.Image, header: Header) -> Image.Image:
     if header.orientation != 1:
         picture = picture.transpose(_TURNS[header.orientation])
     if picture.size != header.size:
@@ -37,7 +49,7 @@ def decode(content: bytes, header: Header) -> Image.Image:
 
 
 def fit(picture: Image.Image, placement: Placement) -> Image.Image:
-    """`picture` (RGB) scaled and cropped as `placement` says.
+    """`picture` (RGB or L) scaled and cropped as `placement` says.
 
     Only what is kept is scaled: a strip of 30,000 x 40 pixels would otherwise be blown up to
     gigabytes before its middle is cut out. The filter still reads beyond the box, so the result is

@@ -72,6 +72,18 @@ def read_fitted(path: Path, plan: Plan, *, engine: types.ModuleType | None) -> t
         return tuple(Fitted(images[p][0], header.size, p, images[p][1]) for p in placements)
 
 
+def read_alpha(path: Path, placement: Placement) -> Image.Image | None:
+    """How opaque the picture in `path` is at its place, mode L; None where it has no transparency.
+
+    Raises:
+        Unreadable: it cannot be used; the message is the reason.
+    """
+    with _judged(), _opened(path) as handle:
+        content = handle.read()
+        alpha = pillow.decode_alpha(content, read_header(content))
+        return None if alpha is None else pillow.fit(alpha, placement)
+
+
 def read_places(path: Path, plan: Plan) -> tuple[Size, Sequence[Placement]]:
     """The size, upright, of the picture in `path`, and its places by `plan`; nothing is decoded.
 

@@ -94,6 +94,14 @@ class BuildRecipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _caches_the_masks_it_trains_with(self) -> Self:
+        if self.cache.masks is None and any(law.train.masked_loss for law in self.law()):
+            raise ValueError(
+                'has masked_loss in [train] or a round and no masks: set [cache].masks = "alpha"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parts_what_there_is(self) -> Self:
         if self.rounds.encoders_apart and not any(law.apart for law in self.law()):
             raise ValueError(

@@ -19,6 +19,9 @@ class Cache(Section):
     """Whether a mirrored picture is cached beside each one."""
     recolour: int = Field(0, ge=0, le=16)
     """So many copies of each picture with brightness, contrast and saturation moved a little."""
+    masks: Literal["alpha"] | None = None
+    """alpha: each picture's opacity is cached beside its latents, for [train].masked_loss; latents
+    are then made from the originals. A picture without transparency counts whole."""
     batch_size: int = Field(4, ge=1)
     """Pictures encoded together."""
     compile: bool = False

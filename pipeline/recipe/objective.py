@@ -9,7 +9,8 @@ from pipeline.recipe.section import Positive, Section
 
 class Objective(Section):
     """What the network is shown and how its answers are judged while it learns. Held-out loss is
-    the plain one whatever stands here, so that rounds and strengths can be compared."""
+    the plain one whatever stands here, so that rounds and strengths can be compared: unmasked too,
+    as what a LoRA does to the pixels that it was not trained on is to be seen."""
 
     noise_offset: float = Field(0.0, ge=0, le=1)
     """Standard deviation of noise that is the same all over a channel, for pictures darker and
@@ -30,6 +31,18 @@ class Objective(Section):
     """Error from which they count it less, at the schedule's end."""
     huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
     """How that error falls from 1, without noise, to huber_c, with the most."""
+
+    masked_loss: bool = False
+    """Whether each latent pixel's loss counts as much as the picture is opaque there; for
+    [cache].masks = "alpha"."""
+    unmasked_weight: float = Field(0.0, ge=0, le=1)
+    """What a pixel that is masked out counts at least."""
+
+    @model_validator(mode="after")
+    def _has_a_mask_for_its_floor(self) -> Self:
+        if self.unmasked_weight and not self.masked_loss:
+            raise ValueError("has unmasked_weight, which does nothing without masked_loss = true")
+        return self
 
     @model_validator(mode="after")
     def _has_one_weighting(self) -> Self:

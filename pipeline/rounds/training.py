@@ -55,6 +55,9 @@ def training(
     start = _start(job, base)
     init = init_lora(job) if law.number == 1 else None
     train = law.train.model_dump(mode="json", exclude=set(Running.model_fields))
+    if not law.train.masked_loss:
+        # Left out, as they were before there were masks: rounds trained then stay done.
+        del train["masked_loss"], train["unmasked_weight"]
     settings = {
         "version": VERSIONS["train"],
         "origin": origin_digest(job),

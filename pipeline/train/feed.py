@@ -41,6 +41,8 @@ class Inputs:
     told: Conditioning | Spoken
     weights: Tensor
     """(B,) float32: what each sample's loss counts."""
+    masks: Tensor | None
+    """(B, 1, H, W) float32: what each latent pixel counts; None where all count alike."""
 
 
 class Feed:
@@ -87,13 +89,16 @@ class Feed:
         job, batch = self._training, self._order.at(step)
         store, words = self._latents[batch.source], self._texts[batch.source]
         pictures: list[LatentRecord] = []
-        latents, texts, noises, shown = [], [], [], []
+        latents, texts, noises, shown, masks = [], [], [], [], []
         for md5, copy in batch.pictures:
             seen: Key = (job.seed, job.round, batch.epoch, md5)
             key: Key = (*seen, step, *keyed(copy))
             look = int(uniform(*seen, *keyed(copy), "look") * store.variants(md5))
             pictures.append(store.record(md5, look, batch.bucket))
             mean, logvar = store.latent(md5, look, batch.bucket)
+            if self._train.masked_loss:
+                mask = store.mask(md5, look, batch.bucket)
+                masks.append(mask.clamp(min=self._train.unmasked_weight)[None])
             shape = tuple(mean.shape)
             drawn = gaussian(shape, *key, "posterior")
             latents.append(posterior_sample(mean.float(), logvar.float(), drawn, self._scaling))
@@ -115,6 +120,7 @@ class Feed:
             ),
             told=words.told(texts, pictures),
             weights=torch.full((count,), self._sources[batch.source].weight),
+            masks=torch.stack(masks) if masks else None,
         )
 
 

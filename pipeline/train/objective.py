@@ -21,10 +21,27 @@ def target(scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, timesteps: 
     return noise
 
 
-def sample_losses(prediction: Tensor, wanted: Tensor) -> Tensor:
-    """(B,): the mean squared error of each sample, in float32 whatever the network ran in."""
-    squared: Tensor = (prediction.float() - wanted.float()).pow(2)
-    return squared.mean(dim=tuple(range(1, squared.dim())))
+def sample_losses(prediction: Tensor, wanted: Tensor, masks: Tensor | None = None) -> Tensor:
+    """(B,): the mean squared error of each sample, in float32 whatever the network ran in.
+
+    Args:
+        masks: as `sample_means` takes them.
+    """
+    return sample_means((prediction.float() - wanted.float()).pow(2), masks)
+
+
+def sample_means(errors: Tensor, masks: Tensor | None = None) -> Tensor:
+    """(B,): the mean of each sample's errors, (B, C, H, W) float32, weighed by `masks`.
+
+    The sum is divided by all pixels, not by the masks' own: a picture of which a tenth is kept
+    counts a tenth, and no pixel of it more than one of a whole picture. So does kohya's
+    `library/custom_train_functions.py`, `apply_masked_loss`.
+
+    Args:
+        masks: (B, 1, H, W) float32, 0 to 1; None: ones.
+    """
+    weighed = errors if masks is None else errors * masks
+    return weighed.mean(dim=tuple(range(1, weighed.dim())))
 
 
 def stratified_timesteps(positions: Tensor, count: int, shift: float, total: int) -> Tensor:

@@ -192,7 +192,9 @@ class Run:
         mixed = noisy(schedule, inputs.latents, inputs.shown, timesteps)
         with self.accelerator.autocast():
             prediction = self._denoiser(mixed, timesteps, inputs.told)
-        losses = training_losses(self.recipe.train, schedule, prediction, wanted, timesteps)
+        losses = training_losses(
+            self.recipe.train, schedule, prediction, wanted, timesteps, inputs.masks
+        )
         return losses * inputs.weights
 
     def look(self) -> None:

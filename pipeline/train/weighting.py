@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from pipeline.recipe.objective import Objective
-from pipeline.train.objective import sample_losses
+from pipeline.train.objective import sample_losses, sample_means
 
 LEAST_SNR, MOST_SNR = 1e-3, 1e3
 """Bounds of what debiased estimation divides by: SD's own schedule reaches 0.0047 and 1175."""
@@ -66,20 +66,22 @@ def training_losses(
     prediction: Tensor,
     wanted: Tensor,
     timesteps: Tensor,
+    masks: Tensor | None = None,
 ) -> Tensor:
-    """(B,) float32: the loss of each sample, for predictions and targets of (B, C, H, W).
+    """(B,) float32: the loss of each sample, for predictions and targets of (B, C, H, W), each
+    pixel weighed by `masks`, (B, 1, H, W), as `sample_means` does it.
 
     Pseudo-Huber 2c (sqrt(d^2 + c^2) - c), which is d^2 for small errors d; smooth-L1 is that over
     c, which is 2|d| for large ones (diffusers' `examples/research_projects/
     scheduled_huber_loss_training`, `conditional_loss`).
     """
     if objective.loss == "l2":
-        losses = sample_losses(prediction, wanted)
+        losses = sample_losses(prediction, wanted, masks)
     else:
         c = thresholds(objective, scheduler, timesteps).view(-1, 1, 1, 1)
         apart = (prediction.float() - wanted.float()).pow(2)
         pseudo = 2 * ((apart + c.pow(2)).sqrt() - c)
         if objective.loss == "huber":
             pseudo = pseudo * c
-        losses = pseudo.mean(dim=(1, 2, 3))
+        losses = sample_means(pseudo, masks)
     return losses * weights(objective, scheduler, timesteps)

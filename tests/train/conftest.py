@@ -105,6 +105,7 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
                 "rounds": {"count": 1},
                 "lora": {"rank": 4, **asked.get("lora", {})},
                 "train": {"batch_size": 2, "optimizer": "adamw", **asked.get("train", {})},
+                "cache": asked.get("cache", {"masks": "alpha"}),
             }
         )
         settings = {
