@@ -8,7 +8,9 @@ rename, a row in SQLite) and a bare aiohttp loop with as many connections that s
 hashes; its time ends, as ours does, when the bytes are on the disk: one syncfs after the last file,
 which is the least that can do it (*_ratio_unflushed leaves that out). What is timed is the
 fetching of the files, not the reading of the posts before it nor the decoding after it. With
---gallery-dl PATH that program gets the same pictures too.
+--gallery-dl PATH that program gets the same pictures too. It neither hashes nor flushes; of large
+files our md5 alone takes more than half of its time, so two cores shared with the server leave
+little room to outrun it there.
 
 --json names: big_ratio_bare and small_ratio_bare (the bare loop's seconds over ours, at 2.9 MB and
 at 100 KB a file; the median of the pairs), rss_mb (our peak, MB).
