@@ -1,6 +1,7 @@
 """A base into its family, told by the names in a single file or by a folder's model_index.json."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from pipeline.errors import RequestError
@@ -43,6 +44,7 @@ def family_of(base: Base) -> Family:
     return _family_of_folder(base.checkpoint, read_configuration(index))
 
 
+@lru_cache(maxsize=16)
 def family_of_file(header: Header) -> Family:
     """Which family a single file's tensors make it. Raises as `family_of` does."""
     names = header.tensors

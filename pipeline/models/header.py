@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,12 @@ class TensorFact:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Header:
-    """What a safetensors file holds. `bytes` is the file's size."""
+    """What a safetensors file holds. `bytes` is the file's size.
+
+    Equal to itself alone, so that what is found out about one can be remembered by it.
+    """
 
     path: Path
     tensors: Mapping[str, TensorFact]
@@ -126,7 +130,9 @@ def _is_text(beginning: bytes) -> bool:
     return True
 
 
+@lru_cache(maxsize=16)
 def _parse(path: Path, text: bytes, data: int, size: int) -> Header:
+    """Remembered by its bytes: a build asks some thousand times for headers that stay the same."""
     damaged = RequestError(f"{path} is damaged: its header is not one of safetensors. {AGAIN}")
     try:
         table = json.loads(text)

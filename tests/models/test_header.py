@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -75,3 +76,16 @@ def test_says_what_a_bad_file_is(kind: str, tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="There is no "):
         read_header(tmp_path / "none.safetensors")
+
+
+def test_a_header_is_parsed_once_and_a_changed_one_anew(tmp_path: Path) -> None:
+    """Remembered by its bytes: size and times of a file that is written over may stay the same."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(_with_header(ONE, b"\0" * 8))
+    times = path.stat()
+    first = read_header(path)
+    assert read_header(path) is first
+    path.write_bytes(_with_header({"b": ONE["a"]}, b"\0" * 8))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == first.bytes
+    assert list(read_header(path).tensors) == ["b"]
