@@ -1,11 +1,12 @@
 """[rounds] and [[round]]: the law that the rounds follow, and those appended by hand."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.recipe.section import Positive, RecipePath, Section
+from pipeline.recipe.section import Positive, RecipePath, Section, from_recipe_folder
 from pipeline.recipe.train import Train
 
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -136,6 +137,15 @@ class Round(Section):
     strength: Literal["auto", "damped"] | Strength | None = None
     train: dict[str, Any] = Field(default_factory=dict)
     """Keys of [train] that differ in this round: train = { batch_size = 2, warmup = 0.1 }."""
+
+    @field_validator("train")
+    @classmethod
+    def _paths_as_in_train(cls, train: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Here, as [train] itself is made of these keys when nobody knows the folder any more."""
+        path = train.get("accelerate_config")
+        if not path or not isinstance(path, str):
+            return train
+        return {**train, "accelerate_config": str(from_recipe_folder(Path(path), info))}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ class Section(BaseModel):
     )
 
 
-def _from_recipe_folder(path: Path, info: ValidationInfo) -> Path:
+def from_recipe_folder(path: Path, info: ValidationInfo) -> Path:
+    """`path`, where it is relative, in the folder of the recipe that is read."""
     folder = (info.context or {}).get("folder")
     path = path.expanduser()
     return path if folder is None or path.is_absolute() else (Path(folder) / path).resolve()
@@ -29,7 +30,7 @@ def _not_empty(path: object) -> object:
 
 Positive = Annotated[float, Field(gt=0)]
 
-RecipePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_from_recipe_folder)]
+RecipePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(from_recipe_folder)]
 """A path; a relative one is meant from the folder of the recipe that names it."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]

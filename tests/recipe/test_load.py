@@ -126,6 +126,21 @@ def test_paths_are_meant_from_the_recipes_folder(
     assert load_build(build).base.checkpoint == Path("/models/base.safetensors")
 
 
+def test_a_rounds_own_accelerate_config_is_meant_from_there_too(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    build = write_recipe()
+    plain = build.read_text()
+    for path, wanted in (
+        ("two.yaml", tmp_path.resolve() / "two.yaml"),
+        ("/a.yaml", Path("/a.yaml")),
+    ):
+        build.write_text(f'{plain}\n[[round]]\ntrain = {{ accelerate_config = "{path}" }}\n')
+        assert load_build(build).law()[-1].train.accelerate_config == wanted
+    build.write_text(f'{plain}\n[[round]]\ntrain = {{ accelerate_config = "" }}\n')
+    assert "accelerate_config" in said(build) and "is empty" in said(build)
+
+
 def test_recipes_are_frozen(write_recipe: WriteRecipe) -> None:
     recipe = load_build(write_recipe())
     with pytest.raises(ValidationError, match="frozen"):
