@@ -243,3 +243,21 @@ def test_a_round_without_the_encoders_carries_nothing_of_them(plan: TrainMaker) 
     part = Leading(torch.ones(2, 3), torch.ones(4, 2))
     carried = {name: part, "lora_te_text_model_encoder_layers_0_mlp_fc1": part}
     assert within(carried, network, covered) == {name: part}
+
+
+@pytest.mark.parametrize("storage", ["fp8", "int8", "nf4"])
+def test_encoders_learn_over_a_base_of_few_bits(plan: TrainMaker, storage: str) -> None:
+    """Their frozen weights lie in the same storage, and their gradients, which a step of plain SGD
+    writes into the LoRA's ups, are those over the full weights."""
+    learnt = {}
+    for kept in ("float32", storage):
+        sgd = {"optimizer": "torch.optim.SGD", "warmup": 0, "scheduler": "constant"}
+        train = {**sgd, "text_encoder_rate": 0.5, "storage": kept}
+        recipe, training = plan(kept, steps=1, train=train)
+        train_round(recipe, training, Silent())
+        tensors = load_file(training.folder / LORA)
+        ups = [v for k, v in sorted(tensors.items()) if "lora_te" in k and "lora_up" in k]
+        assert ups and all(up.any() for up in ups)
+        learnt[kept] = torch.cat([up.flatten() for up in ups])
+    cosine = torch.nn.functional.cosine_similarity(learnt["float32"], learnt[storage], dim=0)
+    assert (0.8 if storage == "nf4" else 0.98) < cosine < 1
