@@ -37,7 +37,7 @@ from pipeline.caption.tag_rules import (
 from pipeline.caption.tokens import Tokens
 from pipeline.caption.variation import other_texts
 from pipeline.caption.words import Words, compile_words, usable_score
-from pipeline.recipe.caption import Caption
+from pipeline.recipe.caption import Caption, Variation
 
 Why = Literal["artist", "names an artist", "category", "name", "duplicate", "empty", "no place"]
 LOST = (*get_args(Why), "dropped", "collapsed", "folded", "cut")
@@ -48,6 +48,8 @@ _COUNT_WORD = re.compile(r"multiple[ _](girl|boy|other|figure)s|solo|no[ _]human
 
 
 Ranked = tuple[int, Element]
+Said = tuple[str, str]
+"""(slot, text)."""
 
 
 @dataclass(frozen=True)
@@ -166,17 +168,26 @@ def write_caption(image: ImageRecord, rules: Rules) -> Written:
             texts[slot].append(text)
     slots = ("added", *rules.caption.order)
     ordered = [(slot, text) for slot in slots for text in texts[slot] if text]
+    ordered, variation = _headed(ordered, rules.caption.variation)
     caption = ", ".join(text for _, text in _fitting(ordered, rules, changes))
     word = word if "quality" in rules.caption.order else ""
-    texts_besides = other_texts(caption, image.texts, image.md5, rules.caption.variation)
+    texts_besides = other_texts(caption, image.texts, image.md5, variation)
     record = CaptionRecord(md5=image.md5, caption=caption, score=score, texts=texts_besides)
     return Written(record, word, tuple(changes))
 
 
-def _fitting(
-    ordered: Sequence[tuple[str, str]], rules: Rules, changes: list[Change]
-) -> Sequence[tuple[str, str]]:
-    """(slot, text) of what is said within the most tokens; ordinary tags go first, from the end."""
+def _headed(ordered: list[Said], variation: Variation) -> tuple[list[Said], Variation]:
+    """What is said without the separator, and a variation that keeps what stands before it."""
+    texts = [text for _, text in ordered]
+    if variation.separator not in texts:
+        return ordered, variation
+    head = texts.index(variation.separator)
+    keep = max(variation.keep, head)
+    return ordered[:head] + ordered[head + 1 :], variation.model_copy(update={"keep": keep})
+
+
+def _fitting(ordered: Sequence[Said], rules: Rules, changes: list[Change]) -> Sequence[Said]:
+    """What is said within the most tokens; ordinary tags go first, from the end."""
     most = rules.caption.max_tokens
     if rules.tokens is None or most is None:
         return ordered

@@ -30,6 +30,7 @@ from pipeline.caption.rules import (
     compile_rules,
     write_caption,
 )
+from pipeline.caption.variation import parted
 from pipeline.caption.words import is_young, quality_words
 from pipeline.errors import UrushiError
 from pipeline.progress import Progress
@@ -127,6 +128,9 @@ def images_and_rules(
                 f"{unread[0].md5}: {unread[0].failure}"
             )
         images = with_tags(images, said, dataset.tagger)
+    separator = dataset.caption.variation.separator
+    if separator is not None:
+        images = [parted(image, separator) for image in images]
     return images, compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
 
 

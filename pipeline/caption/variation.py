@@ -7,9 +7,27 @@ and found again after any interruption. Which of them is shown when is up to tra
 from collections.abc import Sequence
 
 from pipeline.artefacts.identity import digest_bytes
+from pipeline.artefacts.records import ImageRecord
 from pipeline.recipe.caption import Variation
 
 SEPARATOR = ", "
+
+
+def parted(image: ImageRecord, separator: str) -> ImageRecord:
+    """`image` with `separator` as a tag of its own: "halo ||| sky" is three tags."""
+    return image.model_copy(
+        update={
+            "tags": {
+                category: tuple(part for tag in tags for part in _parts(tag, separator))
+                for category, tags in image.tags.items()
+            }
+        }
+    )
+
+
+def _parts(tag: str, separator: str) -> tuple[str, ...]:
+    before, found, after = tag.partition(separator)
+    return tuple(part for part in (before.strip(), found, after.strip()) if part)
 
 
 def other_texts(

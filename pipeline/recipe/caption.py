@@ -79,6 +79,9 @@ class Variation(Section):
     """Whether tags change places."""
     keep: int = Field(0, ge=0)
     """So many tags at the start stay there and are never left out: trigger words, say."""
+    separator: str | None = Field(None, pattern=r"^[^,\s]+$")
+    """What stands before it in a picture's tags is kept, too, and it is never said: "|||", as
+    captions for kohya's scripts have it."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)
     """The probability with which each tag behind the kept ones is left out."""
     seed: int = Field(0, ge=0, lt=2**63)

@@ -1,9 +1,13 @@
 from collections import Counter
+from collections.abc import Callable
 from itertools import permutations
+
+import pytest
+from pydantic import ValidationError
 
 from pipeline.artefacts.records import ImageRecord
 from pipeline.caption.rules import compile_rules, write_caption
-from pipeline.caption.variation import other_texts, varied
+from pipeline.caption.variation import other_texts, parted, varied
 from pipeline.recipe.caption import Caption, Variation
 
 TAGS = ["1girl", "halo", "sky", "sea", "cat"]
@@ -82,3 +86,24 @@ def test_a_caption_record_carries_its_texts() -> None:
             "sea",
             "sky",
         ]
+
+
+def test_what_stands_before_the_separator_is_kept(image: Callable[..., ImageRecord]) -> None:
+    """As captions for kohya's scripts are written: the separator between two commas, or not."""
+    section = {"variation": {"count": 6, "shuffle": True, "tag_dropout": 0.5, "separator": "|||"}}
+    caption = Caption.model_validate(section)
+    tags = ("ohara mari", "halo ||| sky", "sea", "cat")
+    pictures = [parted(image(general=tags), "|||"), image(general=("halo", "sky"))]
+    rules = compile_rules(caption, pictures, from_booru=False)
+    record, without = (write_caption(picture, rules).record for picture in pictures)
+    assert record.caption == "ohara mari, halo, sky, sea, cat, high quality"
+    assert len(record.texts) > 1 and all("|||" not in text for text in record.texts)
+    assert all(text.startswith("ohara mari, halo") for text in record.texts)
+    assert any("sky" not in text for text in record.texts)
+    assert without.caption == "halo, sky, high quality"
+
+
+def test_a_separator_is_one_word_without_a_comma() -> None:
+    for separator in ("", "a, b", "| |"):
+        with pytest.raises(ValidationError, match="separator"):
+            Variation(count=2, separator=separator)
