@@ -2,20 +2,23 @@
 
 Counts what pipeline/train/targets.py covers of the UNet, from names and shapes alone: the layers of
 the attention transformers, and with a convolution rank the rest of the UNet's blocks, as far as the
-recipe's preset and blocks leave them. Text encoders that learn come on top.
+recipe's preset and blocks leave them; and of the text encoders that learn.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from merge.errors import MergeError
 from merge.keys import block_of, translate, unet_modules
 from merge.shapes import unet_shape_of_diffusers, unet_shape_of_ldm
 from pipeline.errors import RequestError
-from pipeline.models.components import UNET
+from pipeline.models.components import TEXTS, UNET, Component
+from pipeline.models.family import family_of
 from pipeline.models.header import read_header
 from pipeline.models.layout import is_folder, weights_of
+from pipeline.recipe import BuildRecipe
 from pipeline.recipe.base import Base
 from pipeline.recipe.blocks import Family
 from pipeline.recipe.lora import Lora
@@ -26,6 +29,8 @@ ENDS = ("time_embed", "label_emb", "add_embedding", "conv_in.", "conv_out.", "ou
 """What the UNet's names begin with outside its blocks; no LoRA adapts these."""
 SDXL_MARKS = ("label_emb.", "add_embedding.")
 FIRST_CONVOLUTION = "input_blocks.0.0."
+TEXT_LAYER = re.compile(r"\.(?:layers|resblocks)\.(\d+)\.")
+"""A text encoder's layer, as transformers and as OpenCLIP name it."""
 FLOAT32 = 4
 
 
@@ -53,16 +58,51 @@ def lora_bytes(base: Base, lora: Lora) -> int | None:
     return total or None
 
 
+def text_lora_bytes(base: Base, lora: Lora, learns: Sequence[bool]) -> int:
+    """The same of its text encoders' layers alone; `learns`: which of them do, in their order.
+
+    Raises:
+        RequestError: the base is not there, or cut short.
+    """
+    components = TEXTS[family_of(base)]
+    # What is said does not depend on the last layers of these: pipeline/models/text.py.
+    skipped = (base.clip_skip - 1,) if len(components) == 1 else (1, 0)
+    total = 0
+    for component, wanted, without in zip(components, learns, skipped, strict=False):
+        layers: dict[int, int] = {}
+        for name, shape in shapes_of(base, component) if wanted else ():
+            found = TEXT_LAYER.search(name)
+            if found and len(shape) == 2:
+                # OpenCLIP keeps query, key and value in one tensor; a LoRA takes each by itself.
+                count = 3 if name.endswith(".in_proj_weight") else 1
+                outputs, inputs = shape[0] // count, shape[1]
+                each = lora.rank * (inputs + outputs) + 1 + (outputs if lora.dora else 0)
+                layers[int(found[1])] = layers.get(int(found[1]), 0) + count * FLOAT32 * each
+        total += sum(layers[number] for number in sorted(layers)[: len(layers) - without])
+    return total
+
+
+def learning_encoders(recipe: BuildRecipe) -> tuple[bool, ...]:
+    """Which text encoders learn in any round."""
+    rates = [law.train.encoder_rates for law in recipe.law()]
+    return tuple(any(each) for each in zip(*rates, strict=True))
+
+
 def unet_shapes(base: Base) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The name, without its prefix, and the shape of every tensor of the base's UNet.
+    """As `shapes_of`, of the UNet."""
+    return shapes_of(base, UNET)
+
+
+def shapes_of(base: Base, component: Component) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The name, without its prefix, and the shape of every tensor of one of the base's networks.
 
     Raises:
         RequestError: the base is not there, or cut short.
     """
     files: tuple[Path, ...] = (base.checkpoint,)
-    prefix = UNET.prefix
+    prefix = component.prefix
     if is_folder(base):
-        files, prefix = weights_of(base.checkpoint, UNET).files, ""
+        files, prefix = weights_of(base.checkpoint, component).files, ""
     for file in files:
         for name, fact in read_header(file).tensors.items():
             if name.startswith(prefix):

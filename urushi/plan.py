@@ -20,7 +20,7 @@ from pipeline.models.configurations import configurations
 from pipeline.models.family import family_of
 from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
-from urushi.lora_size import lora_bytes
+from urushi.lora_size import learning_encoders, lora_bytes, text_lora_bytes
 from urushi.plan_hours import time_lines
 from urushi.plan_memory import memory_lines
 from urushi.short_rounds import short_rounds
@@ -219,10 +219,10 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     if each is None:
         yield f"LoRAs        {rounds} of rank {recipe.lora.rank}; sizes unknown without the base"
     else:
+        learns = learning_encoders(recipe)
+        each += text_lora_bytes(recipe.base, recipe.lora, learns) if any(learns) else 0
         # One more holds all rounds as a single LoRA, of their ranks together.
         yield f"LoRAs        {size(2 * rounds * each)} ({rounds} x {size(each)}, and all in one)"
-    if any(law.train.trains_text for law in recipe.law()):
-        yield "             text encoders' layers come on top"
 
 
 def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 The sum of four parts; decoding, captions and the VAE take less, and at other times.
 
-1. Weights: every parameter of the UNet (counted in the base's header), 2 bytes under fp16, else 4.
+1. Weights: every parameter of the UNet (counted in the base's header), 2 bytes under fp16, else 4;
+   and of the text encoders, where they learn in any round.
 2. The LoRA (counted as urushi/lora_size.py does): float32 factors, their gradients, the
    optimizer's state, and one copy more where the factors are averaged.
 3. Activations: what the backward pass needs. Of SD 1.5's and SDXL's own UNets with a LoRA on every
@@ -21,9 +22,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.errors import RequestError
+from pipeline.models.components import TEXTS
 from pipeline.models.family import family_of
 from pipeline.recipe import BuildRecipe
-from urushi.lora_size import lora_bytes, unet_shapes
+from urushi.lora_size import (
+    learning_encoders,
+    lora_bytes,
+    shapes_of,
+    text_lora_bytes,
+    unet_shapes,
+)
 from urushi.table import size
 
 ACTIVATIONS = {"sd15": 267_000, "sdxl": 465_000}
@@ -51,11 +59,13 @@ class Memory:
     lora: int
     """With gradients and the optimizer's state."""
     activations: int
+    text: int = 0
+    """The text encoders' weights, where they are loaded."""
     other: int = OTHER
 
     @property
     def total(self) -> int:
-        return self.weights + self.lora + self.activations + self.other
+        return self.weights + self.text + self.lora + self.activations + self.other
 
 
 def training_memory(recipe: BuildRecipe, *, checkpointing: bool | None = None) -> Memory | None:
@@ -71,6 +81,11 @@ def training_memory(recipe: BuildRecipe, *, checkpointing: bool | None = None) -
     factors = lora_bytes(recipe.base, recipe.lora)
     if factors is None or family not in ACTIVATIONS:
         return None
+    parameters, learns = 0, learning_encoders(recipe)
+    if any(learns):
+        factors += text_lora_bytes(recipe.base, recipe.lora, learns)
+        for encoder in TEXTS[family]:
+            parameters += sum(math.prod(shape) for _, shape in shapes_of(recipe.base, encoder))
     train = recipe.train
     bytes_ = 4 if train.precision == "float32" else 2
     kept = train.gradient_checkpointing if checkpointing is None else checkpointing
@@ -82,6 +97,7 @@ def training_memory(recipe: BuildRecipe, *, checkpointing: bool | None = None) -
         weights=bytes_ * sum(math.prod(shape) for shape in shapes.values()),
         lora=round(factors * (2 + state + (1 if train.ema_decay else 0))),
         activations=round(each * side * side * train.batch_size),
+        text=bytes_ * parameters,
     )
 
 
@@ -92,13 +108,12 @@ def memory_lines(recipe: BuildRecipe) -> Iterator[str]:
         yield "unknown without the base"
         return
     train = recipe.train
+    text = f"text encoders {size(memory.text)}, " if memory.text else ""
     yield (
-        f"about {size(memory.total)} to train with: UNet {size(memory.weights)}, LoRA with its "
-        f"optimizer {size(memory.lora)}, pictures {size(memory.activations)} (batches of "
+        f"about {size(memory.total)} to train with: UNet {size(memory.weights)}, {text}LoRA with "
+        f"its optimizer {size(memory.lora)}, pictures {size(memory.activations)} (batches of "
         f"{train.batch_size} at {max(recipe.resize.resolutions)}), {size(memory.other)} beside"
     )
-    if any(law.live for law in recipe.law()):
-        yield "text encoders, which are loaded where they learn, come on top"
     less = training_memory(recipe, checkpointing=True)
     if not train.gradient_checkpointing and less is not None:
         yield f"about {size(less.total)} with [train].gradient_checkpointing = true"

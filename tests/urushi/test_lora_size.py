@@ -1,16 +1,26 @@
 """The size that `plan` states is the size that training writes."""
 
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
+from pipeline.models.load import load_text, load_unet
 from pipeline.recipe.base import Base
 from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, factors
-from pipeline.train.denoiser import Denoiser
-from urushi.lora_size import lora_bytes
+from pipeline.train.denoiser import Denoiser, encoder_names
+from urushi.lora_size import lora_bytes, text_lora_bytes
+
+_source = Path(__file__).parent.parent / "models" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("models_for_sizes", _source)
+assert _spec and _spec.loader
+_models = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_models)
+tiny, tiny_xl = _models.tiny, _models.tiny_xl
 
 
 @pytest.mark.parametrize(
@@ -43,6 +53,24 @@ def test_it_is_what_training_writes(tmp_path: Path, lora: Lora) -> None:
     attach(network, lora, seed=1)
     trained = factors(network)
     assert lora_bytes(base, lora) == sum(t.numel() * 4 for t in trained.values())
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize("learns", [(True, True), (True, False)])
+@pytest.mark.parametrize("dora", [False, True])
+def test_of_text_encoders_too(
+    tiny: Any, tiny_xl: Any, family: str, learns: tuple[bool, bool], dora: bool
+) -> None:
+    """In transformers' layout and in OpenCLIP's."""
+    made = tiny if family == "sd15" else tiny_xl
+    lora, text = Lora(rank=4, dora=dora), load_text(made.as_folder)
+    shares = {name: 1.0 for name, each in zip(encoder_names(text), learns, strict=False) if each}
+    network = Denoiser(load_unet(made.as_folder), text, shares)
+    attach(network, lora, seed=1)
+    wanted = sum(4 * t.numel() for key, t in factors(network).items() if "lora_te" in key)
+    assert wanted
+    for base in (made.as_folder, made.as_file):
+        assert text_lora_bytes(base, lora, learns) == wanted
 
 
 def test_without_a_base_it_is_unknown(tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_what_costs_more_and_what_costs_less(base: Base) -> None:
     assert larger and larger.activations == 4 * plain.activations
 
 
+def test_text_encoders_that_learn_are_counted(base: Base) -> None:
+    """The base's has one norm of one weight, in 2 bytes, and nothing that a LoRA adapts."""
+    learning = recipe(base, train={"text_encoder_rate": 0.5})
+    memory, plain = training_memory(learning), training_memory(recipe(base))
+    assert memory is not None and plain is not None
+    assert (plain.text, memory.text, memory.lora) == (0, 2, plain.lora)
+    assert memory.total == plain.total + 2
+    assert ", text encoders 2 B, LoRA" in next(memory_lines(learning))
+
+
 def test_checkpointing_is_offered_where_it_is_off_and_nothing_without_a_base(base: Base) -> None:
     off = list(memory_lines(recipe(base)))
     assert off[0].startswith("about 2.09 GB to train with: UNet 228 kB, LoRA")
