@@ -20,12 +20,17 @@ TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 
 KILLS, STEPS = 10, 60
 
-FORMS: dict[str, dict[str, Any]] = {
+FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
-    "accumulation": {"accumulation": 3},
-    "ema": {"ema_decay": 0.95},
-    "text encoders": {"text_encoder_rate": 0.5, "ema_decay": 0.95},
-    "adamw8bit": {"optimizer": "adamw8bit", "ema_decay": 0.95, "accumulation": 2},
+    "accumulation": {"train": {"accumulation": 3}},
+    "ema": {"train": {"ema_decay": 0.95}},
+    "text encoders": {"train": {"text_encoder_rate": 0.5, "ema_decay": 0.95}},
+    "adamw8bit": {"train": {"optimizer": "adamw8bit", "ema_decay": 0.95, "accumulation": 2}},
+    "dropouts": {
+        "train": {"accumulation": 2},
+        "lora": {"dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.2},
+    },
+    "dora": {"train": {"ema_decay": 0.95}, "lora": {"conv_rank": 2, "dora": True}},
 }
 
 
@@ -39,10 +44,11 @@ def test_killed_ten_times_it_ends_in_the_same_bytes(plan: TrainMaker, form: str)
     # A server that has torch forks each trainer, so that moments are of training, not of imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipeline.train.round"])
-    asked = {"save_every": 2, "trackers": (), **FORMS[form]}
+    lora = FORMS[form].get("lora", {})
+    train = {"save_every": 2, "trackers": (), **FORMS[form].get("train", {})}
 
     def start(name: str) -> tuple[Any, RoundTraining]:
-        recipe, training = plan(name, steps=STEPS, train=asked)
+        recipe, training = plan(name, steps=STEPS, train=train, lora=lora)
         child = context.Process(target=train_round, args=(recipe, training, Silent()))
         child.start()
         return child, training
