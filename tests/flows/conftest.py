@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 import pytest
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from demo.drawings import draw, lacquer_scene
 from urushi.recipes import tiny_base
@@ -182,8 +184,13 @@ class Standing:
 
     def ask(self, path: str, **body: Any) -> Any:
         """The API's answer: a POST where there is a body."""
-        method = requests.post if body else requests.get
-        answer = method(f"{self.api}{path}", json=body or None, timeout=60)
+        with requests.Session() as session:
+            # As Prefect's own client does: SQLite has one writer, and a busy server asks for
+            # patience.
+            patient = Retry(5, status_forcelist=[503], backoff_factor=0.5, allowed_methods=None)
+            session.mount("http://", HTTPAdapter(max_retries=patient))
+            method = session.post if body else session.get
+            answer = method(f"{self.api}{path}", json=body or None, timeout=60)
         assert answer.ok, answer.text
         return answer.json() if answer.content else None
 
