@@ -75,12 +75,12 @@ def deploy(wish: Wish, *, now: bool = False) -> Deployed:
             made.work_queue_name = CPU if kind == "data" else GPU
             # This Python, whatever PATH the worker has; and no look for requirements to install.
             made.job_variables = {"command": f"{shlex.quote(sys.executable)} -m prefect.engine"}
-            _compare(wish.workspace, made.job_variables).apply()
         else:
             _require_pool(client, wish.pool)
             made.work_pool_name = wish.pool
             # Where its runs live no doctor of this machine can see.
             made.tags = [TAG]
+        _compare(wish.workspace, made).apply()
         identity: Any = made.apply()
         run = client.create_flow_run_from_deployment(identity) if now else None
     return Deployed(f"{kind}/{name}", api, str(run.id) if run else None)
@@ -164,8 +164,8 @@ def _deployment(wish: Wish, kind: Kind, name: str) -> "RunnerDeployment":
     return made  # type: ignore[no-any-return]
 
 
-def _compare(workspace: Path, variables: dict[str, Any]) -> "RunnerDeployment":
-    """The page of all builds, to be asked for in the interface."""
+def _compare(workspace: Path, beside: "RunnerDeployment") -> "RunnerDeployment":
+    """The page of all builds, to be asked for in the interface; done where `beside` is."""
     from prefect.types.entrypoint import EntrypointType
 
     from flows.entry import compare
@@ -174,10 +174,10 @@ def _compare(workspace: Path, variables: dict[str, Any]) -> "RunnerDeployment":
     made: Any = compare.to_deployment(
         name=workspace.resolve().name,
         parameters={"workspace": str(workspace.resolve()), "builds": []},
-        tags=[TAG, host_tag()],
+        tags=beside.tags,
         entrypoint_type=EntrypointType.MODULE_PATH,
-        work_pool_name=POOL,
-        work_queue_name=CPU,
-        job_variables=variables,
+        work_pool_name=beside.work_pool_name,
+        work_queue_name=CPU if beside.work_pool_name == POOL else None,
+        job_variables=beside.job_variables,
     )
     return made  # type: ignore[no-any-return]

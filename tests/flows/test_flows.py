@@ -78,12 +78,15 @@ def test_another_pools_deployment_is_no_business_of_this_machines(
     assert "There is no work pool cloud." in refused.stderr
     standing.ask("/work_pools/", name="cloud", type="process", base_job_template={})
     standing.urushi("deploy", recipe, "--pool", "cloud")
-    made = standing.ask("/deployments/name/data/drawings")
-    assert (made["work_pool_name"], made["tags"], made["job_variables"]) == (
-        "cloud",
-        ["urushi"],
-        {},
-    )
+    for name in ("data/drawings", f"compare/{standing.workspace.name}"):
+        made = standing.ask(f"/deployments/name/{name}")
+        where = made["work_pool_name"], made["work_queue_name"]
+        assert (*where, made["tags"], made["job_variables"]) == (
+            "cloud",
+            "default",
+            ["urushi"],
+            {},
+        )
 
 
 def test_served_it_needs_one_command_and_leaves_nothing_behind(
