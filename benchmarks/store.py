@@ -175,7 +175,7 @@ def fill(recipe: Path, place: Path, posts: int) -> None:
     db.execute("BEGIN")
     names = [f"tag_{n}" for n in range(TAGS)] + [f"artist_{n}" for n in range(ARTISTS)]
     db.executemany(
-        "INSERT INTO tag VALUES (?, 'danbooru', ?, ?)",
+        "INSERT INTO tag VALUES (?, 'danbooru', ?, ?, '2026-01-01')",
         ((n, name, "artist" if n >= TAGS else "general") for n, name in enumerate(names)),
     )
     key = dialect_of(asked.site).query(asked).key

@@ -43,6 +43,7 @@ class BooruServer:
         self.account: tuple[str, str] | None = None
         """The one that it knows: a name and a key."""
         self.untold: set[str] = set()
+        self.aliases: dict[str, str] = dict(corpus.aliases)
         self.corpus = corpus
         self.posts: dict[int, Post] = {post.id: post for post in corpus.posts}
         self.files: dict[str, bytes] = dict(corpus.files)
@@ -124,6 +125,8 @@ def kind_and_name(request: web.Request) -> tuple[Kind, str]:
         return "post", path.removeprefix("/posts/").removesuffix(".json")
     if path == "/counts/posts.json":
         return "count", request.query.get("tags", "")
+    if path in ("/tag_aliases.json", "/tag/summary.json"):
+        return "aliases", request.query_string
     if path == "/tags.json":
         return "tags", request.query_string
     return "other", path

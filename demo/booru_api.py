@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from demo.booru_posts import CATEGORY_NUMBERS, file_path, post_json
+from demo.booru_posts import CATEGORY_NUMBERS, alias_rows, file_path, post_json
 from demo.booru_query import Query, QueryError, parse
 from demo.corpus import Post
 
@@ -32,6 +32,8 @@ class Booru(Protocol):
     url: str
     posts: dict[int, Post]
     files: dict[str, bytes]
+    aliases: dict[str, str]
+    """Names of today by the tags' former ones."""
     account: tuple[str, str] | None
 
 
@@ -56,6 +58,7 @@ class Api:
             web.get("/posts/{id}.json", self._answer(self._post)),
             web.get("/counts/posts.json", self._answer(self._count)),
             web.get("/tags.json", self._answer(self._tags)),
+            web.get("/tag_aliases.json", self._answer(self._aliases)),
             web.get("/original/{ab}/{cd}/{name}", self._file),
             web.get("/{path:.*}", self._answer(self._nothing)),
         ]
@@ -149,6 +152,12 @@ class Api:
         ]
         limit = _whole(parameters.get("limit") or str(DEFAULT_LIMIT), "limit")
         return rows[::-1][: max(1, min(limit, 1000))]
+
+    def _aliases(self, request: web.Request) -> Any:
+        names = request.query.get("search[consequent_name_comma]", "").split(",")
+        rows = alias_rows(self._booru.aliases, names)
+        limit = _whole(request.query.get("limit") or str(DEFAULT_LIMIT), "limit")
+        return [_only(row, request) for row in rows[: max(1, min(limit, 1000))]]
 
     def _nothing(self, request: web.Request) -> Any:
         raise _not_found()

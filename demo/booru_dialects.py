@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from demo.booru_api import basic
-from demo.booru_posts import file_path
+from demo.booru_posts import alias_rows, file_path
 from demo.booru_query import QueryError, parse
 from demo.corpus import Post
 
@@ -35,6 +35,8 @@ class Booru(Protocol):
     url: str
     posts: dict[int, Post]
     files: dict[str, bytes]
+    aliases: dict[str, str]
+    """Names of today by the tags' former ones."""
     family: Family
     account: tuple[str, str] | None
     untold: set[str]
@@ -52,11 +54,13 @@ class Dialects:
             return [
                 web.get("/post.json", self._answer(self._moebooru)),
                 web.get("/post.xml", self._answer(self._moebooru_count)),
+                web.get("/tag/summary.json", self._answer(self._moebooru_summary)),
             ]
         if self._booru.family == "e621":
             return [
                 web.get("/posts.json", self._answer(self._e621)),
                 web.get("/posts/{id}.json", self._answer(self._e621_post)),
+                web.get("/tag_aliases.json", self._answer(self._e621_aliases)),
             ]
         return [web.get("/index.php", self._answer(self._gelbooru))]
 
@@ -178,6 +182,19 @@ class Dialects:
         found = self._found(request.query.get("tags", ""), 10**9)
         return _xml("posts", "post", [], count=len(found))
 
+    def _moebooru_summary(self, request: web.Request) -> web.Response:
+        """Every tag with its number and its former names, in one string."""
+        formers: dict[str, list[str]] = {}
+        for former, name in self._booru.aliases.items():
+            formers.setdefault(name, []).append(former)
+        entries = {
+            f"{TYPES[category]}`{'`'.join((tag, *formers.get(tag, ())))}` ": None
+            for post in self._booru.posts.values()
+            for category, tags in post.tags.items()
+            for tag in tags
+        }
+        return _json(200, {"version": 1, "data": "".join(entries)})
+
     def _moebooru_post(self, post: Post) -> dict[str, Any]:
         shown = post.is_visible and not post.is_deleted
         url = f"{self._booru.url}{file_path(post)}"
@@ -223,6 +240,15 @@ class Dialects:
         if post is None:
             return _json(404, {"success": False, "reason": "not found"})
         return _json(200, {"post": self._e621_post_json(post)})
+
+    def _e621_aliases(self, request: web.Request) -> web.Response:
+        asked = request.query
+        limit = int(asked.get("limit", "75"))
+        if limit > MOST_PER_PAGE["e621"]:
+            return _json(410, {"success": False, "reason": f"limit {limit} is too many"})
+        rows = alias_rows(self._booru.aliases, asked.get("search[consequent_name]", "").split())
+        # Where there is none, it is no list.
+        return _json(200, rows[:limit] or {"tag_aliases": []})
 
     def _is_unknown(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from aiohttp import web
 
-Kind = Literal["page", "post", "count", "tags", "file", "other"]
+Kind = Literal["page", "post", "count", "tags", "aliases", "file", "other"]
 
 
 @dataclass(frozen=True)

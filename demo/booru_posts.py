@@ -1,5 +1,6 @@
 """A corpus post into the JSON that Danbooru gives for it, key for key."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from demo.corpus import Post
@@ -75,6 +76,17 @@ def post_json(post: Post, address: str) -> dict[str, Any]:
         }
         asset |= {"md5": post.md5, "file_key": post.md5[:9], "variants": [original]}
     return out | {"media_asset": asset}
+
+
+def alias_rows(aliases: Mapping[str, str], names: Iterable[str]) -> list[dict[str, Any]]:
+    """The active aliases of these names, the latest first."""
+    wanted = set(names)
+    rows = [
+        {"id": number, "antecedent_name": former, "consequent_name": name, "status": "active"}
+        for number, (former, name) in enumerate(aliases.items(), 1)
+        if name in wanted
+    ]
+    return rows[::-1]
 
 
 def file_path(post: Post) -> str:

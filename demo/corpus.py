@@ -11,7 +11,7 @@ files that are broken in each of the ways that a downloader must notice. By hand
 import hashlib
 import io
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -32,6 +32,8 @@ ARTISTS = ("kinpun", "red_lantern", "moon_hare", "shirakaba_77", "nurishi_(works
 """`kinpun` is also part of a general tag; two others hold a word that general tags hold too."""
 IMITATED = "kinpun"
 IMITATION = f"{IMITATED}_(style)"
+ALIASES = {"beni_chochin": "red_lantern", "tsuki_usagi": "moon_hare"}
+"""Names of today by the ones that these artists had before."""
 META = ("highres", "commentary_request", "absurdres", "translation_request", "bad_id", "scan")
 
 FIRST_ID = 7_000_000
@@ -108,6 +110,8 @@ class Corpus:
 
     posts: tuple[Post, ...]
     files: Mapping[str, bytes]
+    aliases: Mapping[str, str] = field(default_factory=lambda: ALIASES)
+    """Names of today by the tags' former ones."""
 
     def wanted(self, ratings: Iterable[str] = ("general",)) -> frozenset[str]:
         """The md5s that a right download of all still pictures of these ratings ends with."""

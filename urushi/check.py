@@ -8,10 +8,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, download_fingerprint
+from pipeline.artefacts.chain import (
+    ALIKE_FILE,
+    FORMERS_FILE,
+    IMAGES_FILE,
+    download_fingerprint,
+)
 from pipeline.artefacts.job import Job, init_lora, load_job
 from pipeline.artefacts.receipts import done
-from pipeline.artefacts.records import Alike, ImageRecord, read_records
+from pipeline.artefacts.records import Alike, ImageRecord, read_former_names, read_records
 from pipeline.errors import RequestError
 from pipeline.models.configurations import SCHEDULER_FILE, configurations
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
@@ -100,7 +105,12 @@ def _known(job: Job, build: BuildRecipe, dataset: DatasetRecipe, *, looks: bool)
     from urushi.regularisation import looked_at
 
     images = read_records(folder.images / IMAGES_FILE, ImageRecord)
-    rules = compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
+    rules = compile_rules(
+        dataset.caption,
+        images,
+        from_booru=dataset.download is not None,
+        former_names=read_former_names(folder.images / FORMERS_FILE),
+    )
     near = statistics(write_caption(image, rules) for image in images).near_synonyms
     area = build.resize.resolution**2
     sized = [image for image in images if image.width * image.height]

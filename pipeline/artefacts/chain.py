@@ -18,7 +18,7 @@ from pipeline.recipe.caption import Tagger
 from pipeline.recipe.resize import Resize
 
 VERSIONS = {
-    "download": 3,
+    "download": 4,
     "caption": 2,
     "tags": 1,
     "resize": 2,
@@ -53,6 +53,8 @@ LOOKS_FILE = "looks.jsonl"
 """How each picture looks: LookRecord."""
 ALIKE_FILE = "alike.jsonl"
 """Groups of pictures that look alike: Alike."""
+FORMERS_FILE = "former_names.jsonl"
+"""FormerNames of the pictures' artists; there only if one had another name."""
 
 
 def download_fingerprint(dataset: DatasetRecipe) -> str:
@@ -125,7 +127,8 @@ def tokenizer_files(tokenizer: Path, identities: Identities) -> list[str]:
 
 
 def caption_fingerprint(dataset: DatasetRecipe, images: Receipt, identities: Identities) -> str:
-    """Of the caption rules, of every fact about the pictures, and of what a tagger adds."""
+    """Of the caption rules, of every fact about the pictures and their artists' names, and of what
+    a tagger adds."""
     tagger = dataset.tagger
     tags: dict[str, Any] = {}
     if tagger is not None:
@@ -133,6 +136,8 @@ def caption_fingerprint(dataset: DatasetRecipe, images: Receipt, identities: Ide
             "tagger": tagger.model_dump(mode="json", exclude={"model", "batch_size"}),
             "tags": tags_fingerprint(tagger, images, identities),
         }
+    if FORMERS_FILE in images.outputs:
+        tags["former_names"] = images.outputs[FORMERS_FILE].blake3
     tokenizer = dataset.caption.tokenizer
     if tokenizer is not None:
         tags["tokenizer"] = tokenizer_files(tokenizer, identities)

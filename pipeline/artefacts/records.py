@@ -60,6 +60,13 @@ class Alike(Record):
     md5s: tuple[str, ...]
 
 
+class FormerNames(Record):
+    """What an artist's tag was called before, download -> caption: no caption may say it either."""
+
+    artist: str
+    former: tuple[str, ...]
+
+
 class CaptionRecord(Record):
     """caption -> cache."""
 
@@ -142,6 +149,13 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
     with atomic(path) as temporary, open(temporary, "wb") as handle:
         for record in records:
             handle.write(record.model_dump_json().encode() + b"\n")
+
+
+def read_former_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """By artist; empty where no file says that one had another name. Raises as `each_record`."""
+    if not path.exists():
+        return {}
+    return {record.artist: record.former for record in each_record(path, FormerNames)}
 
 
 def read_records(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:

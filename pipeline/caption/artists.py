@@ -99,12 +99,24 @@ def names_one_of(tag: str, own: Iterable[str]) -> bool:
     return False
 
 
-def naming(tags: Mapping[str, Sequence[str]], vocabulary: Vocabulary) -> frozenset[str]:
+def own_artists(
+    tags: Mapping[str, Sequence[str]], former: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The names of a picture's artists (its tags by category), and their `former` ones."""
+    artists = tags.get("artist", ())
+    return [*artists, *(name for artist in artists for name in former.get(artist, ()))]
+
+
+def naming(
+    tags: Mapping[str, Sequence[str]],
+    vocabulary: Vocabulary,
+    former: Mapping[str, Sequence[str]],
+) -> frozenset[str]:
     """Those of a picture's tags (by category) that name one of its own artists.
 
-    `vocabulary` is that of the picture's dataset.
+    `vocabulary` is that of the picture's dataset; `former`: what artists were called before.
     """
-    own = [name for name in tags.get("artist", ()) if vocabulary.may_name(name)]
+    own = [name for name in own_artists(tags, former) if vocabulary.may_name(name)]
     if not own:
         return frozenset()
     return frozenset(

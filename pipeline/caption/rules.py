@@ -9,9 +9,10 @@ cut     whole tags, where that is more tokens than the recipe allows
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Literal, NamedTuple, get_args
 
 from pipeline.artefacts.records import CaptionRecord, ImageRecord
@@ -22,6 +23,7 @@ from pipeline.caption.artists import (
     leaks,
     names_one_of,
     naming,
+    own_artists,
     vocabulary_of,
 )
 from pipeline.caption.spelling import spell
@@ -68,6 +70,8 @@ class Rules:
     tag_rules: tuple[TagRule, ...]
     tokens: Tokens | None
     """Counts them, where captions have a greatest length."""
+    former_names: Mapping[str, tuple[str, ...]]
+    """What artists were called before, by their names of today."""
     vocabulary: Vocabulary
     """What tags of the dataset say, to see at once that none of them names a picture's artist."""
     decided: dict[str, dict[str, "Why | Ranked"]] = field(
@@ -101,9 +105,16 @@ class Written:
         return tuple((change.tag, change.what) for change in self.changes if change.what in LOST)
 
 
-def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru: bool) -> Rules:
+def compile_rules(
+    caption: Caption,
+    images: Iterable[ImageRecord],
+    *,
+    from_booru: bool,
+    former_names: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Rules:
     """The rules for a dataset. Artists are dropped whether or not `drop_categories` lists them.
 
+    `former_names`: what its artists were called before, which is dropped as their names of today.
     Style tags are dropped `from_booru` only: a folder's tags are its owner's own words.
     """
     images = list(images)
@@ -113,6 +124,8 @@ def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru
     for image in images:
         for category, tags in image.tags.items():
             (artist_names if category == "artist" else others).update(tags)
+    for former in former_names.values():
+        artist_names.update(former)
     artists = known_artists(artist_names)
     written = {
         spell(text).text for rule in caption.rule for text in (*rule.rename.values(), *rule.add)
@@ -129,6 +142,7 @@ def compile_rules(caption: Caption, images: Iterable[ImageRecord], *, from_booru
             for tag in others | written
             if leaks(tag, artists) or (from_booru and is_style_tag(tag))
         ),
+        former_names=former_names,
         vocabulary=vocabulary_of(others),
         tag_rules=compile_tag_rules(caption.rule, others),
         tokens=None if caption.tokenizer is None else Tokens(caption.tokenizer),
@@ -201,7 +215,7 @@ def _fitting(ordered: Sequence[Said], rules: Rules, changes: list[Change]) -> Se
 
 def _allowed(image: ImageRecord, rules: Rules, changes: list[Change]) -> Iterator[Element]:
     """The tags that neither name an artist nor are dropped by category or name; counts first."""
-    its_artists = naming(image.tags, rules.vocabulary)
+    its_artists = naming(image.tags, rules.vocabulary, rules.former_names)
     ranked: list[Ranked] = []
     for category, tags in image.tags.items():
         decided = rules.decided[category]
@@ -237,11 +251,11 @@ def _settled(
         return elements
     changes.extend(told.values())
     before = {element.same for element in elements}
-    own_artists = image.tags.get("artist", ())
+    own = own_artists(image.tags, rules.former_names)
     kept = []
     for element in settled:
         if element.same not in before and (
-            element.text in rules.naming_artists or names_one_of(element.text, own_artists)
+            element.text in rules.naming_artists or names_one_of(element.text, own)
         ):
             changes.append(Change(element.tag, "names an artist"))
         else:

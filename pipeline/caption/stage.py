@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.artefacts.chain import (
     CAPTIONS_FILE,
+    FORMERS_FILE,
     IMAGES_FILE,
     caption_fingerprint,
     images_receipt,
@@ -21,7 +22,12 @@ from pipeline.artefacts.identity import Identities
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
-from pipeline.artefacts.records import ImageRecord, read_records, write_records
+from pipeline.artefacts.records import (
+    ImageRecord,
+    read_former_names,
+    read_records,
+    write_records,
+)
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.caption.rules import (
     Rules,
@@ -131,7 +137,12 @@ def images_and_rules(
     separator = dataset.caption.variation.separator
     if separator is not None:
         images = [parted(image, separator) for image in images]
-    return images, compile_rules(dataset.caption, images, from_booru=dataset.download is not None)
+    return images, compile_rules(
+        dataset.caption,
+        images,
+        from_booru=dataset.download is not None,
+        former_names=read_former_names(folder.images / FORMERS_FILE),
+    )
 
 
 def _check(dataset: DatasetRecipe, folder: DatasetFolder, images: Sequence[ImageRecord]) -> None:

@@ -18,6 +18,7 @@ from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.download.aliases import Aliases
 from pipeline.download.breaker import Breaker
 from pipeline.download.choice import Choice, Facts
 from pipeline.download.crawl import Reader, crawl
@@ -55,6 +56,7 @@ class Visit:
     site: Site
     store: Store
     pages: Pages
+    aliases: Aliases
     originals: Originals
     progress: Progress
 
@@ -64,16 +66,21 @@ class Visit:
         return f"download {self.dataset.name}"
 
     def read(self) -> Crawl:
-        """The search, read until its limit is known or no post is left. Raises as crawl."""
-        return crawl(
-            self.store,
-            self.pages,
-            self.site.dialect,
-            self.asked,
-            self.rules,
-            self.progress,
-            self.what,
-        )
+        """The search, read until its limit is known or no post is left, and what its artists were
+        called. Raises as crawl."""
+        while True:
+            state = crawl(
+                self.store,
+                self.pages,
+                self.site.dialect,
+                self.asked,
+                self.rules,
+                self.progress,
+                self.what,
+            )
+            # A former name may exclude files that were counted towards the limit.
+            if not self.aliases.learn(self.progress, self.what):
+                return state
 
     def choose(self, state: Crawl) -> tuple[Choice, Todo]:
         """The files of a search as its posts are now, and what of them is still to come."""
@@ -102,6 +109,7 @@ def visiting(
         Store(folder.posts, asked.site) as store,
         Pages(site, pace, patience, breaker, progress.say, rng) as pages,
     ):
+        reader = Reader(pages, site.dialect, "")
         originals = Originals(
             store,
             folder,
@@ -109,11 +117,12 @@ def visiting(
             asked,
             patience,
             breaker,
-            Reader(pages, site.dialect, "").one,
+            reader.one,
             progress.say,
             rng,
         )
-        yield Visit(dataset, asked, rules, folder, site, store, pages, originals, progress)
+        aliases = Aliases(store, reader.ask, site.dialect)
+        yield Visit(dataset, asked, rules, folder, site, store, pages, aliases, originals, progress)
 
 
 def from_booru(visit: Visit) -> Receipt:
@@ -140,7 +149,13 @@ def from_booru(visit: Visit) -> Receipt:
     return write_images(
         visit.folder,
         download_fingerprint(visit.dataset),
-        Export(_records(visit, choice, doubles), failures, kept, _left(choice, failures)),
+        Export(
+            _records(visit, choice, doubles),
+            failures,
+            kept,
+            _left(choice, failures),
+            visit.store.formers,
+        ),
         inputs={"address": visit.site.address, "query": visit.site.dialect.query(visit.asked).key},
         seconds=time.monotonic() - began,
     )

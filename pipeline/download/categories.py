@@ -37,7 +37,7 @@ class Categories:
         if not names:
             return list(posts)
         known = self._store.categories(names)
-        for batch in _batches(sorted(names - known.keys() - self._asked)):
+        for batch in batches(sorted(names - known.keys() - self._asked)):
             found = self._learn(batch)
             if found is None:
                 break
@@ -69,7 +69,8 @@ def _sorted(post: Post, known: dict[str, str]) -> Post:
     return replace(post, tags={category: tuple(names) for category, names in tags.items()})
 
 
-def _batches(names: Iterable[str]) -> Iterator[list[str]]:
+def batches(names: Iterable[str]) -> Iterator[list[str]]:
+    """Names that one question can ask for."""
     batch: list[str] = []
     length = 0
     for name in names:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from pipeline.artefacts.chain import IMAGES_FILE
-from pipeline.artefacts.records import ImageRecord, read_records
+from pipeline.artefacts.chain import FORMERS_FILE, IMAGES_FILE
+from pipeline.artefacts.records import ImageRecord, read_former_names, read_records
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.database import Database
 
@@ -38,6 +38,8 @@ class Credit:
 
     artist: str
     sources: tuple[Source, ...]
+    former: tuple[str, ...] = ()
+    """What the artist was called before, as the site says."""
 
     @property
     def pictures(self) -> int:
@@ -60,20 +62,27 @@ def credits_of(folder: DatasetFolder) -> list[Credit]:
             sources = _sources(record, database)
             for artist in record.tags.get("artist") or (NOT_NAMED,):
                 found.setdefault(artist, []).extend(sources)
-    return _sorted(found)
+    return _sorted(found, read_former_names(folder.images / FORMERS_FILE))
 
 
 def merged(several: Iterable[Iterable[Credit]]) -> list[Credit]:
     """The credits of several datasets as one list; what lies in two is named once."""
     found: dict[str, dict[Source, None]] = {}
+    former: dict[str, tuple[str, ...]] = {}
     for credits in several:
         for credit in credits:
             found.setdefault(credit.artist, {}).update(dict.fromkeys(credit.sources))
-    return _sorted(found)
+            names = (*former.get(credit.artist, ()), *credit.former)
+            former[credit.artist] = tuple(dict.fromkeys(names))
+    return _sorted(found, former)
 
 
-def _sorted(found: Mapping[str, Iterable[Source]]) -> list[Credit]:
-    credits = [Credit(artist, tuple(sources)) for artist, sources in found.items()]
+def _sorted(
+    found: Mapping[str, Iterable[Source]], former: Mapping[str, tuple[str, ...]]
+) -> list[Credit]:
+    credits = [
+        Credit(artist, tuple(sources), former.get(artist, ())) for artist, sources in found.items()
+    ]
     return sorted(credits, key=lambda credit: (-credit.pictures, credit.artist))
 
 
@@ -94,7 +103,8 @@ def as_markdown(credits: Iterable[Credit]) -> str:
     lines = ["# Credits", ""]
     for credit in credits:
         pictures = "1 picture" if credit.pictures == 1 else f"{credit.pictures:,} pictures"
-        lines += [f"## {_plain(credit.artist)}", "", f"{pictures}:", ""]
+        once = f" (once {', '.join(map(_plain, credit.former))})" if credit.former else ""
+        lines += [f"## {_plain(credit.artist)}{once}", "", f"{pictures}:", ""]
         for source in credit.sources:
             urls = " ".join(f"<{url}>" if "://" in url else _plain(url) for url in _urls(source))
             lines.append(f"- {source.post}{' ' if urls else ''}{urls}")
@@ -106,10 +116,11 @@ def as_csv(credits: Iterable[Credit]) -> str:
     """A row for each artist and post."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("artist", "md5", "post", "source"))
+    writer.writerow(("artist", "md5", "post", "source", "former names"))
     for credit in credits:
         for source in credit.sources:
-            writer.writerow((credit.artist, source.md5, source.post, " ".join(_urls(source))))
+            urls, former = " ".join(_urls(source)), " ".join(credit.former)
+            writer.writerow((credit.artist, source.md5, source.post, urls, former))
     return buffer.getvalue()
 
 
@@ -118,6 +129,7 @@ def as_json(credits: Iterable[Credit]) -> str:
     rows = [
         {
             "artist": credit.artist,
+            "former": list(credit.former),
             "pictures": credit.pictures,
             "sources": [asdict(source) for source in credit.sources],
         }

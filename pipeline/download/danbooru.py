@@ -19,6 +19,8 @@ from pipeline.recipe.dataset import Download
 
 PER_PAGE = 200
 MOST_TAGS = 2
+MOST_ALIASES = 1000
+"""Rows of an answer that are no posts."""
 RATINGS = {"g": "general", "s": "sensitive", "q": "questionable", "e": "explicit"}
 LETTERS = {word: letter for letter, word in RATINGS.items()}
 FREE = re.compile(
@@ -115,6 +117,18 @@ class Danbooru:
 
     def read_tags(self, content: Any) -> dict[str, str]:
         return {}
+
+    def aliases(self, names: Sequence[str]) -> Question:
+        parameters = {
+            "search[consequent_name_comma]": ",".join(names),
+            "search[status]": "active",
+            "only": "antecedent_name,consequent_name",
+            "limit": str(MOST_ALIASES),
+        }
+        return Question("/tag_aliases.json", parameters)
+
+    def read_aliases(self, content: Any) -> list[tuple[str, str]]:
+        return fields.aliases(content)
 
     def complaint(self, content: Any) -> str:
         return str(content.get("message") or "") if isinstance(content, dict) else ""

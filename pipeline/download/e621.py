@@ -102,6 +102,18 @@ class E621:
     def read_tags(self, content: Any) -> dict[str, str]:
         return {}
 
+    def aliases(self, names: Sequence[str]) -> Question:
+        parameters = {
+            "search[consequent_name]": " ".join(names),
+            "search[status]": "approved",
+            "limit": str(PER_PAGE),
+        }
+        return Question("/tag_aliases.json", parameters)
+
+    def read_aliases(self, content: Any) -> list[tuple[str, str]]:
+        # An empty list is an object with one in it.
+        return fields.aliases(content["tag_aliases"] if _is_none(content) else content)
+
     def complaint(self, content: Any) -> str:
         if not isinstance(content, dict):
             return ""
@@ -137,6 +149,10 @@ class E621:
             or str(fields.whole(content, "uploader_id") or ""),
             animated=bool(content.get("duration")) or fields.moves(kind, tags.get("meta", ())),
         )
+
+
+def _is_none(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("tag_aliases") == []
 
 
 def _part(content: dict[str, Any], key: str) -> dict[str, Any]:

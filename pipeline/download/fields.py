@@ -103,3 +103,13 @@ def moves(kind: str, tags: tuple[str, ...]) -> bool:
 def raw(content: Mapping[str, Any]) -> str:
     """The post as the site gave it, for the store."""
     return json.dumps(dict(content), ensure_ascii=False, separators=(",", ":"))
+
+
+def aliases(content: Any) -> list[tuple[str, str]]:
+    """(former name, name) of Danbooru's and e621's lists of aliases. Raises Malformed."""
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise Malformed("the aliases of tags are no list of objects")
+    found = [(text(row, "antecedent_name"), text(row, "consequent_name")) for row in content]
+    if not all(former and name for former, name in found):
+        raise Malformed("an alias of a tag has no names")
+    return found

@@ -91,6 +91,12 @@ class Gelbooru:
     def read_tags(self, content: Any) -> dict[str, str]:
         return categories(rows(content, "tag"))
 
+    def aliases(self, names: Sequence[str]) -> None:
+        return None
+
+    def read_aliases(self, content: Any) -> list[tuple[str, str]]:
+        return []
+
     def complaint(self, content: Any) -> str:
         if not isinstance(content, dict):
             return ""

@@ -74,6 +74,12 @@ class Gelbooru02:
     def read_tags(self, content: Any) -> dict[str, str]:
         return categories(_rows(content, "tag"))
 
+    def aliases(self, names: Sequence[str]) -> None:
+        return None
+
+    def read_aliases(self, content: Any) -> list[tuple[str, str]]:
+        return []
+
     def complaint(self, content: Any) -> str:
         if isinstance(content, Element):
             return content.get("reason") or (content.text or "").strip()

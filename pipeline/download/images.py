@@ -1,14 +1,27 @@
 """Verified originals into images/: what later stages read, and the receipt that comes last."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.artefacts.alike import Seen, alike
-from pipeline.artefacts.chain import ALIKE_FILE, FAILURES_FILE, IMAGES_FILE, LOOKS_FILE
+from pipeline.artefacts.chain import (
+    ALIKE_FILE,
+    FAILURES_FILE,
+    FORMERS_FILE,
+    IMAGES_FILE,
+    LOOKS_FILE,
+)
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, Receipt, write_receipt
-from pipeline.artefacts.records import Alike, Failure, ImageRecord, LookRecord, write_records
+from pipeline.artefacts.records import (
+    Alike,
+    Failure,
+    FormerNames,
+    ImageRecord,
+    LookRecord,
+    write_records,
+)
 from pipeline.artefacts.workspace import DatasetFolder
 
 
@@ -24,6 +37,8 @@ class Export:
     """How the images look."""
     left: Mapping[str, int]
     """Every reason for which something was not taken, and how often."""
+    formers: Callable[[Iterable[str]], Mapping[str, tuple[str, ...]]] = lambda artists: {}
+    """What artists were called before, as far as it is known."""
 
 
 def merged_tags(all_tags: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, tuple[str, ...]]:
@@ -41,18 +56,20 @@ def merged_tags(all_tags: Iterable[Mapping[str, Sequence[str]]]) -> dict[str, tu
 def write_images(
     folder: DatasetFolder, asked: str, export: Export, *, inputs: dict[str, Any], seconds: float
 ) -> Receipt:
-    """Writes images.jsonl, failures.jsonl, looks.jsonl, alike.jsonl and, last, the receipt for
-    `asked`."""
+    """Writes images.jsonl, failures.jsonl, looks.jsonl, alike.jsonl, former_names.jsonl where an
+    artist had one, and, last, the receipt for `asked`."""
     failures = sorted(export.failures, key=lambda failure: (failure.md5, failure.reason))
     groups = alike(export.seen)
     rows, failed = folder.images / IMAGES_FILE, folder.images / FAILURES_FILE
     near, looks = folder.images / ALIKE_FILE, folder.images / LOOKS_FILE
     (folder.images / NAME).unlink(missing_ok=True)  # It would speak for files that change now.
     md5s: list[str] = []
+    artists: set[str] = set()
 
     def noted() -> Iterator[ImageRecord]:
         for image in export.images:
             md5s.append(image.md5)
+            artists.update(image.tags.get("artist", ()))
             yield image
 
     write_records(rows, noted())
@@ -70,12 +87,21 @@ def write_images(
         ),
     )
     write_records(near, (Alike(md5s=tuple(group)) for group in groups))
+    outputs = [rows, failed, looks, near]
+    names = folder.images / FORMERS_FILE
+    names.unlink(missing_ok=True)
+    if formers := export.formers(artists):
+        write_records(
+            names,
+            (FormerNames(artist=artist, former=formers[artist]) for artist in sorted(formers)),
+        )
+        outputs.append(names)
     return write_receipt(
         folder.images,
         "download",
         asked,
         inputs=inputs,
-        outputs=[rows, failed, looks, near],
+        outputs=outputs,
         summary={
             "images": len(md5s),
             "failures": len(failures),

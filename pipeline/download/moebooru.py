@@ -2,7 +2,8 @@
 
 Facts relied upon: `id:<N order:id_desc` goes as deep as there are posts where numbered pages stop;
 any `id:` term also lists deleted posts, which are told by their status; a hundred posts to a page;
-six tags to a search; `include_tags` gives the categories of a page's tags with it; ratings are s, q
+six tags to a search; one summary lists every tag of the site as "type`name`former name`", with
+spaces between; `include_tags` gives the categories of a page's tags with it; ratings are s, q
 and e, and s is no "general"; `jpeg_url` and `sample_url` are made anew and match no md5. Reading
 needs no account, and the sites' password hashes are not a secret that one should hand around.
 """
@@ -98,6 +99,21 @@ class Moebooru:
 
     def read_tags(self, content: Any) -> dict[str, str]:
         return {}
+
+    def aliases(self, names: Sequence[str]) -> Question:
+        return Question("/tag/summary.json")
+
+    def read_aliases(self, content: Any) -> list[tuple[str, str]]:
+        data = content.get("data") if isinstance(content, dict) else None
+        if not isinstance(data, str):
+            raise Malformed("the summary of tags has no data")
+        found = []
+        for entry in data.split():
+            _, *names = entry.rstrip("`").split("`")
+            if not names:
+                raise Malformed("the summary of tags has an entry without a name")
+            found += [(former, names[0]) for former in names[1:]]
+        return found
 
     def complaint(self, content: Any) -> str:
         return str(content.get("reason") or "") if isinstance(content, dict) else ""

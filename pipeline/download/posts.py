@@ -171,5 +171,14 @@ class Dialect(Protocol):
     def read_tags(self, content: Any) -> dict[str, str]:
         """Category by name, of those that the site knows. Raises Malformed."""
 
+    def aliases(self, names: Sequence[str]) -> Question | None:
+        """Asks what at most MOST_NAMES tags were called before; None where the site does not tell.
+
+        An answer may hold as many as the question's "limit" says, where it says one.
+        """
+
+    def read_aliases(self, content: Any) -> list[tuple[str, str]]:
+        """(former name, name of today), of other tags too. Raises Malformed."""
+
     def complaint(self, content: Any) -> str:
         """The sentence in an error's body, or ""."""

@@ -5,7 +5,7 @@ ratings change, posts are deleted and given other files. What was asked stands i
 so that a killed refresh goes on where it was.
 """
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from pipeline.download.booru import Visit
 from pipeline.download.crawl import crawl_after, read_again
@@ -15,6 +15,8 @@ from pipeline.download.store import Crawl
 OVERLAP = timedelta(days=3)
 """Before the newest post that is known: how far back new ones are looked for. A post may be hidden
 or miss its tags for as long as moderators take."""
+RENAMES = timedelta(days=30)
+"""After which it is asked again what an artist was called before: tags are rarely renamed."""
 
 
 def refresh(visit: Visit) -> None:
@@ -40,6 +42,8 @@ def refresh(visit: Visit) -> None:
             store.save_again(posts, set(ids) - {post.id for post in posts})
             bar.advance(len(ids))
     store.end_refresh(state)
+    before = (datetime.now(UTC) - RENAMES).isoformat(timespec="milliseconds")
+    visit.aliases.learn(visit.progress, visit.what, before)
 
 
 def _start(visit: Visit, state: Crawl) -> int:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UrushiError
 
-VERSION = 2
+VERSION = 3
 """PRAGMA user_version. Raised, with a migration, when a table changes."""
 APPLICATION = 0x75727573
 """PRAGMA application_id: "urus"."""
@@ -141,6 +141,20 @@ CREATE TABLE left_out (          -- files that an exclusion keeps out, as the la
 """
 """What version 2 added beside columns."""
 
+FORMER_NAMES = """
+ALTER TABLE tag ADD COLUMN aliases_at TEXT;  -- when it was asked what an artist was called; or NULL
+CREATE INDEX tag_unasked ON tag (site, name) WHERE category = 'artist' AND aliases_at IS NULL;
+
+CREATE TABLE alias (             -- what artists' tags were called before
+    site TEXT NOT NULL,
+    name TEXT NOT NULL,
+    former TEXT NOT NULL,
+    PRIMARY KEY (site, name, former)
+) WITHOUT ROWID;
+CREATE INDEX alias_former ON alias (site, former);
+"""
+"""What version 3 added."""
+
 COLUMNS_OF_2 = """
 ALTER TABLE post ADD COLUMN uploader TEXT NOT NULL DEFAULT '';
 ALTER TABLE post ADD COLUMN source_hosts TEXT NOT NULL DEFAULT '';
@@ -189,13 +203,13 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     application = db.execute("PRAGMA application_id").fetchone()[0]
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         db.executescript(
-            f"BEGIN; {TABLES} {LATER} PRAGMA user_version = {VERSION};"
+            f"BEGIN; {TABLES} {LATER} {FORMER_NAMES} PRAGMA user_version = {VERSION};"
             f" PRAGMA application_id = {APPLICATION}; COMMIT;"
         )
     elif application != APPLICATION:
         raise UrushiError(f"{path} is a database of another program. Move it out of the workspace.")
-    elif version == 1:
-        _from_1(db)
+    elif version in (1, 2):
+        _migrate(db, version)
     elif version != VERSION:
         raise UrushiError(
             f"{path} was written by another version of urushi (schema {version}, this one knows "
@@ -204,35 +218,42 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _from_1(db: sqlite3.Connection) -> None:
-    """Version 1 into 2, whole or not at all: new columns filled from the raw JSON of each post.
-
-    An exclusion by uploader or domain must fit posts that were read before there were exclusions.
-    Files that were decoded when they came have no likeness yet, and are looked at again for it.
-    """
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """An older version into this one, whole or not at all."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        for statement in COLUMNS_OF_2.split(";"):
+        if version == 1:
+            _from_1(db)
+        for statement in _statements(FORMER_NAMES):
             db.execute(statement)
-        said = [
-            (*_said(source, raw), site, post_id)
-            for site, post_id, source, raw in db.execute(
-                "SELECT site, post_id, source_url, json FROM post"
-                " JOIN post_raw USING (site, post_id)"
-            )
-        ]
-        db.executemany(
-            "UPDATE post SET uploader = ?, source_hosts = ?, pixel_hash = ?, animated = ?"
-            " WHERE site = ? AND post_id = ?",
-            said,
-        )
-        for statement in _statements(LATER):
-            db.execute(statement)
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _from_1(db: sqlite3.Connection) -> None:
+    """Version 1 into 2: new columns filled from the raw JSON of each post.
+
+    An exclusion by uploader or domain must fit posts that were read before there were exclusions.
+    Files that were decoded when they came have no likeness yet, and are looked at again for it.
+    """
+    for statement in COLUMNS_OF_2.split(";"):
+        db.execute(statement)
+    said = [
+        (*_said(source, raw), site, post_id)
+        for site, post_id, source, raw in db.execute(
+            "SELECT site, post_id, source_url, json FROM post JOIN post_raw USING (site, post_id)"
+        )
+    ]
+    db.executemany(
+        "UPDATE post SET uploader = ?, source_hosts = ?, pixel_hash = ?, animated = ?"
+        " WHERE site = ? AND post_id = ?",
+        said,
+    )
+    for statement in _statements(LATER):
+        db.execute(statement)
 
 
 def _said(source_url: str, raw: bytes) -> tuple[str, str, str | None, bool]:

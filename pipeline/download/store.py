@@ -155,6 +155,52 @@ class Store(Database):
         with self.transaction():
             self._put_tags([(name, category) for name, category in categories.items()])
 
+    def unasked_artists(self, before: str = "") -> list[str]:
+        """Artists' tags of which it was not asked, since `before`, what they were called."""
+        with self.errors():
+            rows = self.db.execute(
+                "SELECT name FROM tag WHERE site = ? AND category = 'artist'"
+                " AND (aliases_at IS NULL OR aliases_at < ?) ORDER BY name"
+                if before
+                else "SELECT name FROM tag WHERE site = ? AND category = 'artist'"
+                " AND aliases_at IS NULL ORDER BY name",
+                (self.site, before) if before else (self.site,),
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def save_aliases(self, names: Sequence[str], aliases: Iterable[tuple[str, str]]) -> bool:
+        """All that the site tells of `names`: (former name, name). Returns whether one is new."""
+        rows = [(self.site, name, former) for former, name in aliases]
+        with self.transaction():
+            known: set[tuple[str, str, str]] = set()
+            for name in names:
+                known.update(
+                    self.db.execute(
+                        "DELETE FROM alias WHERE site = ? AND name = ?"
+                        " RETURNING site, name, former",
+                        (self.site, name),
+                    ).fetchall()
+                )
+            self.db.executemany("INSERT OR IGNORE INTO alias VALUES (?, ?, ?)", rows)
+            self.db.executemany(
+                "UPDATE tag SET aliases_at = ? WHERE site = ? AND name = ?",
+                [(now(), self.site, name) for name in names],
+            )
+        return not known.issuperset(rows)
+
+    def formers(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """What those of these artists who were called otherwise were called, by their names."""
+        found: dict[str, tuple[str, ...]] = {}
+        with self.errors():
+            for name in sorted(names):
+                rows = self.db.execute(
+                    "SELECT former FROM alias WHERE site = ? AND name = ? ORDER BY former",
+                    (self.site, name),
+                ).fetchall()
+                if rows:
+                    found[name] = tuple(row[0] for row in rows)
+        return found
+
     def mark_missing(self, post_id: int) -> None:
         """The site no longer knows this post."""
         with self.transaction():

@@ -12,7 +12,8 @@ from pipeline.download.rules import KINDS, Exclusion, Kind, Rules
 from pipeline.download.store import Store
 
 TEMPORARY = """
-CREATE TEMP TABLE IF NOT EXISTS rule (kind TEXT, pattern TEXT, origin TEXT);
+CREATE TEMP TABLE IF NOT EXISTS rule (kind TEXT, pattern TEXT, origin TEXT,
+    label TEXT);
 CREATE TEMP TABLE IF NOT EXISTS excluded (md5 TEXT PRIMARY KEY, rule TEXT, origin TEXT)
     WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS untold (post_id INTEGER PRIMARY KEY);
@@ -72,14 +73,17 @@ def judge(store: Store, rules: Rules) -> None:
             db.execute(statement)
         for name in ("rule", "excluded", "untold", "host"):
             db.execute(f"DELETE FROM temp.{name}")
-        rows = [(one.kind, one.pattern, one.origin) for one in rules.exclusions]
-        db.executemany("INSERT INTO temp.rule VALUES (?, ?, ?)", rows)
+        rows = [(one.kind, one.pattern, one.origin, str(one)) for one in rules.exclusions]
+        db.executemany("INSERT INTO temp.rule VALUES (?, ?, ?, ?)", rows)
+        for renamed in RENAMED:
+            db.execute(renamed, (store.site,))
         db.executemany("INSERT INTO temp.host VALUES (?, ?)", _hosts(store, rules.exclusions))
         for kind in KINDS:
             db.execute(
                 "INSERT OR IGNORE INTO temp.excluded"
-                " SELECT p.md5, r.kind || ' ' || r.pattern, r.origin FROM temp.rule r"
-                f" {POSTS_BY[kind]} WHERE r.kind = '{kind}' AND p.md5 IS NOT NULL",
+                " SELECT p.md5, r.label, r.origin FROM temp.rule r"
+                f" {POSTS_BY[kind]} WHERE r.kind = '{kind}' AND p.md5 IS NOT NULL"
+                " ORDER BY r.rowid",
                 (store.site,) * POSTS_BY[kind].count("?"),
             )
         for pixels in SAME_PIXELS:
@@ -100,6 +104,18 @@ SAME_PIXELS = (
     "CROSS JOIN job j ON j.md5 = e.md5 CROSS JOIN job o ON o.pixels = j.pixels",
 )
 """By the site's digest, and by ours of what was decoded. CROSS: in this order, from the few."""
+
+
+RENAMED = (
+    "INSERT INTO temp.rule SELECT r.kind, a.name, r.origin, r.label || ', now ' || a.name"
+    " FROM temp.rule r JOIN alias a ON a.site = ? AND a.former = r.pattern"
+    " WHERE r.kind IN ('artist', 'tag')",
+    "INSERT INTO temp.rule SELECT r.kind, a.former, r.origin, r.label || ', once ' || a.former"
+    " FROM temp.rule r JOIN alias a ON a.site = ? AND a.name = r.pattern"
+    " WHERE r.kind IN ('artist', 'tag')",
+)
+"""From a name to the one of today, and from both to all former ones: a post that was not read since
+still has the name of its day."""
 
 
 def _hosts(store: Store, exclusions: tuple[Exclusion, ...]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ TAGS = NAMES | st.tuples(NAMES, NAMES).map(lambda pair: f"{pair[0]}_({pair[1]})"
 def test_no_tag_that_names_the_artist_is_passed_over(
     own: list[str], said: list[str], more: list[str]
 ) -> None:
-    found = naming({"artist": own, "general": said}, vocabulary_of([*said, *more]))
+    found = naming({"artist": own, "general": said}, vocabulary_of([*said, *more]), {})
     assert found == {tag for tag in said if names_one_of(tag, own)}
 
 

@@ -271,3 +271,24 @@ def test_no_artists_name_ever_occurs(pictures: list[dict[str, list[str]]], keep_
             assert element not in everyone
             assert not any(contains(element, name) for name in everyone if len(name) > 1)
         assert len(set(text.split(", "))) == len(text.split(", "))
+
+
+def test_what_an_artist_was_called_before_is_not_said(image: Make) -> None:
+    post = image(
+        general=("smile", "kettle", "drawn_by_red_lamp"),
+        character=("fox_(old_lantern)",),
+        artist=("red_lantern",),
+    )
+    other = image(2, general=("kettle", "fox_(red_lamp)"), artist=("someone_else",))
+    former = {"red_lantern": ("old_lantern", "red_lamp", "kettle")}
+    plain = compile_rules(Caption(quality=()), [post, other], from_booru=True)
+    told = compile_rules(Caption(quality=()), [post, other], from_booru=True, former_names=former)
+    before = "fox (old lantern), smile, kettle, drawn by red lamp"
+    assert write_caption(post, plain).record.caption == before
+    assert write_caption(post, told).record.caption == "smile"
+    assert write_caption(other, plain).record.caption == "kettle, fox (red lamp)"
+    assert "red lamp" not in write_caption(other, told).record.caption
+    rule = {"rename": {"smile": "by red lamp"}}
+    written = Caption.model_validate({"quality": (), "rule": [rule]})
+    renamed = compile_rules(written, [post, other], from_booru=True, former_names=former)
+    assert write_caption(post, renamed).record.caption == ""

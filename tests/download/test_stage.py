@@ -72,7 +72,8 @@ def test_the_receipt_speaks_for_the_pictures(downloading, booru, corpus: Corpus)
             "gone: HTTP 404": 1,
         },
     }
-    assert set(receipt.outputs) == {"images.jsonl", "failures.jsonl", "looks.jsonl", "alike.jsonl"}
+    kinds = ("images", "failures", "looks", "alike", "former_names")
+    assert set(receipt.outputs) == {f"{kind}.jsonl" for kind in kinds}
 
 
 def test_a_finished_download_makes_no_request(downloading, booru) -> None:

@@ -116,6 +116,23 @@ def test_a_store_of_version_1_becomes_one_of_today(tmp_path: Path, make_post: Ma
     assert shape(path) == shape(tmp_path / "new.sqlite")
 
 
+def test_a_store_of_version_2_is_asked_for_its_artists(tmp_path: Path, make_post: MakePost) -> None:
+    path = tmp_path / "old.sqlite"
+    with Store(path, "danbooru") as store:
+        today = shape(path)
+        store.save_post(make_post(1))
+        store.db.executescript(
+            "DROP TABLE alias; DROP INDEX tag_unasked; ALTER TABLE tag DROP COLUMN aliases_at;"
+            "PRAGMA user_version = 2;"
+        )
+    with Store(path, "danbooru") as store:
+        assert shape(path) == today
+        assert store.unasked_artists() == ["artist_1"]
+        assert store.save_aliases(["artist_1"], [("once", "artist_1")])
+        assert not store.unasked_artists()
+        assert store.formers(["artist_1", "artist_2"]) == {"artist_1": ("once",)}
+
+
 def test_a_migration_that_fails_leaves_the_old_store(tmp_path: Path) -> None:
     path = tmp_path / "old.sqlite"
     with closing(sqlite3.connect(path)) as db:
