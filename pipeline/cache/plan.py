@@ -162,9 +162,10 @@ def text_shards(
 ) -> tuple[Shard[Text], ...]:
     """The empty caption, then all texts in order of md5, files closed at `megabytes`."""
     entries = [Text(EMPTY_CAPTION, 0, "")]
-    for caption in sorted(captions, key=lambda caption: caption.md5):
+    for caption in captions:
         texts = (caption.caption, *caption.texts)
         entries += [Text(caption.md5, number, text) for number, text in enumerate(texts)]
+    entries.sort(key=lambda text: (text.md5, text.variant))
     runs = _runs(entries, row_bytes, megabytes)
     return tuple(Shard(f"text-{i:05d}.safetensors", run) for i, run in enumerate(runs))
 

@@ -79,8 +79,6 @@ def make(
             ShardTask(work.folder, work.stage, work.fingerprint, shard, work.model)
             for shard in missing
         ]
-        for shard in missing:  # One with failures is to be made again.
-            (work.folder / shard.receipt).unlink(missing_ok=True)
         with progress.bar(work.what, total, work.unit, done=finished) as bar:
             try:
                 executor.run(make_shard, tasks, bar.advance)
@@ -124,13 +122,12 @@ def make_shard(task: ShardTask[Item], advance: Advance) -> None:
 
 
 def _proof(work: Work[Item], shard: Shard[Item]) -> Receipt | None:
-    """A shard's receipt, but not of one with failures: what could not be read may be there now."""
-    receipt = done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
-    return None if receipt is not None and receipt.summary["failures"] else receipt
+    """A shard's receipt. One with failures is as done as any: nothing is tried twice."""
+    return done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
 
 
 def _made(work: Work[Item], shard: Shard[Item]) -> Receipt:
-    receipt = done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
+    receipt = _proof(work, shard)
     if receipt is None:
         raise UrushiError(
             f"{work.folder / shard.name} was made and is gone again. Does something else clear "
@@ -152,6 +149,10 @@ def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt
     write_records(work.folder / FAILURES_FILE, failures)
     lacking = work.required - {md5 for (md5, *_), _, _ in rows}
     if not rows or lacking:
+        # What is wrong with all of them may be put right: these are tried again.
+        for shard, receipt in found:
+            if receipt.summary["failures"]:
+                (work.folder / shard.receipt).unlink()
         reasons = [f.reason for f in failures if f.md5 in lacking or not lacking]
         raise UrushiError(
             f"The {work.what} are of no use: {reasons[0] if reasons else 'there are none'} "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from pipeline.artefacts import chain
@@ -179,6 +180,51 @@ def test_goes_on_with_the_shards_that_are_missing(
     what, total, before, added = told.bars[0]
     assert (what, total, before + sum(added)) == ("latents of set", 12, 12) and before > 0
     assert _bytes(prepared.folders.latents) == _bytes(whole.folders.latents)
+
+
+def test_a_shard_with_failures_is_done_too(
+    tiny: Any, tmp_path: Path, make_prepared: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after it was made, the stage goes on without it, to the same bytes."""
+    real, calls, stops = latents_module.LatentEncoder.__call__, [], [2]
+
+    def counted(self: Any, shard: Any, advance: Any) -> Any:
+        if len(calls) in stops:
+            raise KeyboardInterrupt
+        calls.append(shard.name)
+        return real(self, shard, advance)
+
+    monkeypatch.setattr(latents_module.LatentEncoder, "__call__", counted)
+    cut, whole = (make_prepared(tmp_path / name, tiny.as_file, 12) for name in ("cut", "whole"))
+    bad = min(md5 for md5, size in cut.buckets.items() if size == min(cut.buckets.values()))
+    for prepared in (cut, whole):
+        damaged = prepared.folders.resized / f"shards/00000/{bad}.webp"
+        Image.new("RGB", (9, 9)).save(damaged)
+    with pytest.raises(KeyboardInterrupt):
+        run(cut.job, told)
+    proof = read_receipt(cut.folders.latents, "latents-00000.receipt.json")
+    assert proof is not None and [row["md5"] for row in proof.summary["failures"]] == [bad]
+    stops.clear()
+    run(cut.job, told)
+    assert len(calls) == len(set(calls)) > 2
+    run(whole.job, told)
+    assert _bytes(cut.folders.latents) == _bytes(whole.folders.latents)
+    (failure,) = read_records(cut.folders.latents / chain.FAILURES_FILE, Failure)
+    assert failure.md5 == bad
+
+
+def test_pictures_that_all_failed_are_tried_again(
+    tiny: Any, tmp_path: Path, make_prepared: Any, told: Any
+) -> None:
+    """As when their disk was not there."""
+    prepared = make_prepared(tmp_path, tiny.as_file)
+    shards = prepared.folders.resized / "shards"
+    shards.rename(tmp_path / "away")
+    with pytest.raises(UrushiError, match="cannot be read"):
+        run(prepared.job, told)
+    (tmp_path / "away").rename(shards)
+    run(prepared.job, told)
+    assert len(open_latents(prepared.folders.latents)) == len(prepared.pixels)
 
 
 KILLER = """
