@@ -8,7 +8,7 @@ With [resize].keep = false only the pictures' places are found, by their headers
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from pipeline.artefacts.chain import (
 from pipeline.artefacts.executor import Executor, Processes, cores
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
-from pipeline.artefacts.receipts import Receipt, done, write_receipt
+from pipeline.artefacts.receipts import NAME, Receipt, done, write_receipt
 from pipeline.artefacts.records import (
     Failure,
     ImageRecord,
     ResizedRecord,
-    read_records,
+    each_record,
     write_records,
 )
 from pipeline.artefacts.workspace import DatasetFolder
@@ -101,22 +101,29 @@ def _resize(
     started = time.monotonic()
     resized = folder.resized(fingerprint)
     with locked(folder.root):
-        images = sorted(
-            read_records(folder.images / IMAGES_FILE, ImageRecord), key=lambda image: image.md5
-        )
-        tasks = _tasks(images, folder.root, resized, fingerprint, resize, rungs)
+        originals, pixels = _originals(folder.images / IMAGES_FILE)
+        tasks = _tasks(originals, folder.root, resized, fingerprint, resize, rungs)
         pending = [task for task in tasks if shard_done(task) is None]
         left = sum(len(task.originals) for task in pending)
         with progress.bar(
-            f"resize {dataset.name}", len(images), "pictures", done=len(images) - left
+            f"resize {dataset.name}", len(originals), "pictures", done=len(originals) - left
         ) as bar:
-            processes = _processes(images, left) if resize.keep else 1
+            worth = resize.keep and pixels * left >= _WORTH_PROCESSES * len(originals)
+            processes = cores() if worth else 1
             (executor or Processes(processes)).run(make_shard, pending, bar.advance)
-        rows, failures = _gather(tasks)
-        if not rows:
+        failures = [
+            failure
+            for task in tasks
+            for failure in each_record(task.folder / FAILURES_FILE, Failure)
+        ]
+        summary = _summary(tasks, failures)
+        if not summary["pictures"]:
+            # What is wrong with all of them may be put right: they are tried again.
+            for task in tasks:
+                (task.folder / NAME).unlink()
             raise UrushiError(_none_usable(dataset, failures))
         index, failed = resized / INDEX_FILE, resized / FAILURES_FILE
-        write_records(index, rows)
+        write_records(index, _rows(tasks))
         write_records(failed, failures)
         receipt = write_receipt(
             resized,
@@ -124,23 +131,31 @@ def _resize(
             fingerprint,
             inputs={"ladder": resize.model_dump(mode="json"), "shards": len(tasks)},
             outputs=[index, failed],
-            summary=_summary(tasks, rows, failures),
+            summary=summary,
             seconds=time.monotonic() - started,
         )
     _say(dataset, receipt.summary, failures, failed, progress)
     return receipt
 
 
+def _originals(path: Path) -> tuple[list[Original], int]:
+    """In order of md5, and their pixels together. Records with all their tags are not kept."""
+    originals, pixels = [], 0
+    for image in each_record(path, ImageRecord):
+        originals.append(Original(image.md5, image.path))
+        pixels += image.width * image.height or _UNKNOWN_PIXELS
+    return sorted(originals, key=lambda original: original.md5), pixels
+
+
 def _tasks(
-    images: Sequence[ImageRecord],
+    originals: Sequence[Original],
     root: Path,
     resized: Path,
     fingerprint: str,
     resize: Resize,
     rungs: tuple[Ladder, ...],
 ) -> list[ShardTask]:
-    """Runs of SHARD pictures in order of md5."""
-    originals = [Original(image.md5, image.path) for image in images]
+    """Runs of SHARD pictures."""
     return [
         ShardTask(
             folder=shard_folder(resized, number),
@@ -155,32 +170,23 @@ def _tasks(
     ]
 
 
-def _processes(images: Sequence[ImageRecord], left: int) -> int:
-    """How many processes pay for `left` of `images`."""
-    pixels = sum(image.width * image.height or _UNKNOWN_PIXELS for image in images)
-    return cores() if pixels * left >= _WORTH_PROCESSES * len(images) else 1
-
-
-def _gather(tasks: Sequence[ShardTask]) -> tuple[list[ResizedRecord], list[Failure]]:
-    """The rows of all shards, which are in order of md5 as the shards are."""
-    rows: list[ResizedRecord] = []
-    failures: list[Failure] = []
+def _rows(tasks: Sequence[ShardTask]) -> Iterator[ResizedRecord]:
+    """The rows of all shards, which are in order of md5 as the shards are; none is kept."""
     for task in tasks:
         place = f"{task.folder.parent.name}/{task.folder.name}"
-        found = read_records(task.folder / INDEX_FILE, ResizedRecord)
-        rows += (
-            [row.model_copy(update={"file": f"{place}/{row.file}"}) for row in found]
-            if task.keep
-            else found
-        )
-        failures += read_records(task.folder / FAILURES_FILE, Failure)
-    return rows, failures
+        for row in each_record(task.folder / INDEX_FILE, ResizedRecord):
+            yield row.model_copy(update={"file": f"{place}/{row.file}"}) if task.keep else row
 
 
-def _summary(
-    tasks: Sequence[ShardTask], rows: Sequence[ResizedRecord], failures: Sequence[Failure]
-) -> dict[str, Any]:
-    buckets = Counter(Size(row.width, row.height) for row in rows)
+def _summary(tasks: Sequence[ShardTask], failures: Sequence[Failure]) -> dict[str, Any]:
+    md5s: set[str] = set()
+    upscaled = 0
+    buckets: Counter[Size] = Counter()
+    for row in _rows(tasks):
+        bucket = Size(row.width, row.height)
+        md5s.add(row.md5)
+        upscaled += is_upscaled(Size(row.original_width, row.original_height), bucket)
+        buckets[bucket] += 1
     engines: Counter[str] = Counter()
     libvips: set[str] = set()
     for task in tasks:
@@ -189,13 +195,10 @@ def _summary(
             engines.update(receipt.summary["engines"])
             libvips.add(receipt.summary["libvips"])
     return {
-        "pictures": len({row.md5 for row in rows}),
+        "pictures": len(md5s),
         "kept": all(task.keep for task in tasks),
         "failures": len(failures),
-        "upscaled": sum(
-            is_upscaled(Size(row.original_width, row.original_height), Size(row.width, row.height))
-            for row in rows
-        ),
+        "upscaled": upscaled,
         "buckets": {str(bucket): count for bucket, count in sorted(buckets.items())},
         "engines": dict(sorted(engines.items())),
         "libvips": sorted(libvips - {""}),

@@ -222,6 +222,18 @@ def test_no_usable_picture_is_an_error(downloaded) -> None:
         stage.run(job, Silent())
 
 
+def test_pictures_that_all_failed_are_tried_again(picture: Make, downloaded) -> None:
+    """As when their disk was not there."""
+    job = downloaded([jpeg(picture(100, 100)), jpeg(picture(90, 110))])
+    originals = job.dataset_folder(job.datasets[0][1]).root / "originals"
+    originals.rename(originals.with_name("away"))
+    with pytest.raises(UrushiError, match="the file is gone"):
+        stage.run(job, Silent())
+    originals.with_name("away").rename(originals)
+    stage.run(job, Silent())
+    assert len(rows_of(job)) == 2
+
+
 def test_no_picture_at_all_is_an_error(downloaded) -> None:
     with pytest.raises(UrushiError, match="set has no pictures"):
         stage.run(downloaded([]), Silent())
