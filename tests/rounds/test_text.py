@@ -38,9 +38,9 @@ def built(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     for old, new in (
         ('name = "coats"', 'name = "worded"'),
         ("count = 3", 'count = 2\ngate = "always"\nencoders_apart = true'),
-        # The encoder's rate is far too high, so that one strength does not suit both.
+        # Both rates are too high, the encoder's far more, so that one strength does not suit both.
         ("[train]\n", "[train]\ntext_encoder_rate = 10.0\n"),
-        ("learning_rate = 2e-3", "learning_rate = 1e-2"),
+        ("learning_rate = 2e-3", "learning_rate = 2e-2"),
         ("steps = [8]", "steps = [24, 8]"),
     ):
         assert old in text
