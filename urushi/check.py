@@ -8,15 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.artefacts.chain import (
-    ALIKE_FILE,
-    FORMERS_FILE,
-    IMAGES_FILE,
-    download_fingerprint,
-)
+from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, download_fingerprint
 from pipeline.artefacts.job import Job, init_lora, load_job
 from pipeline.artefacts.receipts import done
-from pipeline.artefacts.records import Alike, ImageRecord, read_former_names, read_records
+from pipeline.artefacts.records import Alike, ImageRecord, read_records
 from pipeline.errors import RequestError
 from pipeline.models.configurations import SCHEDULER_FILE, configurations
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
@@ -100,16 +95,13 @@ def _known(job: Job, build: BuildRecipe, dataset: DatasetRecipe, *, looks: bool)
     if done(folder.images, download_fingerprint(dataset)) is None:
         return Known()
     # Imported here: a recipe whose pictures are not there yet needs none of it.
-    from pipeline.caption.rules import compile_rules, write_caption
+    from pipeline.caption.rules import write_caption
+    from pipeline.caption.stage import with_rules
     from pipeline.caption.statistics import statistics
     from urushi.regularisation import looked_at
 
-    images = read_records(folder.images / IMAGES_FILE, ImageRecord)
-    rules = compile_rules(
-        dataset.caption,
-        images,
-        from_booru=dataset.download is not None,
-        former_names=read_former_names(folder.images / FORMERS_FILE),
+    images, rules = with_rules(
+        dataset, folder, read_records(folder.images / IMAGES_FILE, ImageRecord)
     )
     near = statistics(write_caption(image, rules) for image in images).near_synonyms
     area = build.resize.resolution**2

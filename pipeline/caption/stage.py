@@ -134,6 +134,17 @@ def images_and_rules(
                 f"{unread[0].md5}: {unread[0].failure}"
             )
         images = with_tags(images, said, dataset.tagger)
+    return with_rules(dataset, folder, images)
+
+
+def with_rules(
+    dataset: DatasetRecipe, folder: DatasetFolder, images: list[ImageRecord]
+) -> tuple[list[ImageRecord], Rules]:
+    """`images` with tags as the rules want them, and the rules for them.
+
+    Raises:
+        UrushiError: the record of former names is damaged.
+    """
     separator = dataset.caption.variation.separator
     if separator is not None:
         images = [parted(image, separator) for image in images]

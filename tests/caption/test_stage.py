@@ -39,6 +39,16 @@ def test_captions_are_written_once_in_order_of_md5(image: Make, downloaded, hear
     assert run(job, Silent()).already
 
 
+def test_a_separator_is_a_tag_of_its_own_and_is_not_said(image: Make, downloaded) -> None:
+    recipe = (
+        'name = "set"\n[folder]\npath = "."\n'
+        '[caption]\nvariation = { separator = "|||" }\n[[caption.rule]]\ndrop = ["halo"]\n'
+    )
+    job = downloaded([image(1, score=None, general=("mari", "halo ||| sky", "sea"))], recipe)
+    run(job, Silent())
+    assert [record.caption for record in captions_of(job)] == ["mari, sky, sea"]
+
+
 def test_the_table_shows_what_each_quality_word_gets(image: Make, downloaded, heard) -> None:
     scores = [60, 61, 18, 6, 5, 4, 3, None]
     run(
