@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.recipe.quality import SCHEMES, Cuts, Percentiles, Scheme, falling
-from pipeline.recipe.section import RecipePath, Section
+from pipeline.recipe.section import RecipePath, Section, Word
 
 Category = Literal["general", "artist", "copyright", "character", "meta"]
 Rating = Literal["general", "sensitive", "questionable", "explicit"]
@@ -79,7 +79,7 @@ class Variation(Section):
     """Whether tags change places."""
     keep: int = Field(0, ge=0)
     """So many tags at the start stay there and are never left out: trigger words, say."""
-    separator: str | None = Field(None, pattern=r"^[^,\s]+$")
+    separator: Word | None = None
     """What stands before it in a picture's tags is kept, too, and it is never said: "|||", as
     captions for kohya's scripts have it."""
     tag_dropout: float = Field(0.0, ge=0, lt=1)

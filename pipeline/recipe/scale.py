@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pipeline.recipe.section import Section
+from pipeline.recipe.section import DaskAddress, Section
 
 
 class Scale(Section):
@@ -10,6 +10,6 @@ class Scale(Section):
 
     workers: int | None = Field(None, ge=1)
     """Processes on this machine; by default one per core for resizing, one per GPU for caching."""
-    dask: str | None = Field(None, pattern="^(tcp|tls)://")
+    dask: DaskAddress | None = None
     """A Dask scheduler, "tcp://host:8786", whose workers see the workspace, the base and the
     pictures under the same paths and have this program installed. Needs the extra "dask"."""

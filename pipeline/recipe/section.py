@@ -1,5 +1,6 @@
 """What recipe sections share: frozen, unknown keys refused, paths meant from the recipe's place."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,24 @@ Positive = Annotated[float, Field(gt=0)]
 
 RecipePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(from_recipe_folder)]
 """A path; a relative one is meant from the folder of the recipe that names it."""
+
+
+def _matching(pattern: str, sentence: str) -> AfterValidator:
+    """A text that `pattern` fits whole, or what is said of it."""
+
+    def fits(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(f"{sentence} (it is {text!r})")
+        return text
+
+    return AfterValidator(fits)
+
+
+Word = Annotated[str, _matching(r"[^,\s]+", "must be one word without a comma")]
+
+DaskAddress = Annotated[
+    str, _matching("(tcp|tls)://.+", 'must be an address such as "tcp://127.0.0.1:8786"')
+]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 """A name that becomes a folder: lower-case letters, digits, `_` and `-`."""

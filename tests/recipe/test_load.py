@@ -73,6 +73,7 @@ def test_a_bad_build_recipe_is_told_in_a_sentence(
         (BOORU.replace('"set"', '"My Set"'), "name should be lower-case letters, digits, _ and -, a letter or digit first, at most 64 (it is 'My Set')."),
         (BOORU.replace('"set"', "3"), "name should be a text, in quotes (it is 3)."),
         (f'{BOORU}[caption]\nquality = [[6, "a"], [60, "b"]]\n', "[caption].quality: scores must fall from the first word to the last."),
+        (f'{BOORU}[caption]\nvariation = {{ separator = "a, b" }}\n', "[caption].variation.separator: must be one word without a comma (it is 'a, b')."),
         ('name = "set"\ndownload = "cats"\n', "[download] should be a table of keys (it is 'cats')."),
         ('name = "set"\n[folder]\npath = ""\n', '[folder].path: is empty; write "." for the recipe\'s own folder.'),
         ("[folder]\npath = '.'\n", "name is missing."),
