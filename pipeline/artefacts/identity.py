@@ -50,6 +50,20 @@ class Identities:
             return fingerprint(files={str(p.relative_to(path)): self._of_file(p) for p in files})
         return self._of_file(path)
 
+    def of_all(self, files: Sequence[Path]) -> list[str]:
+        """BLAKE3 of each of many files; what is remembered is read once and written once."""
+        known = self._load()
+        found = []
+        changed = False
+        for path in files:
+            mark, key = mark_of(path), str(path)
+            if known.get(key, [None])[0] != mark:
+                known[key], changed = [mark, digest_file(path)], True
+            found.append(str(known[key][1]))
+        if changed:
+            write_json(self._memory, known)
+        return found
+
     def remembered(
         self, what: str, files: Sequence[Path], compute: Callable[[], dict[str, str]]
     ) -> dict[str, str]:

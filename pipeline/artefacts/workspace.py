@@ -42,6 +42,11 @@ class DatasetFolder:
         """The folder of images.jsonl (ImageRecord), failures.jsonl and download's receipt."""
         return self.root / "images"
 
+    @property
+    def masks(self) -> Identities:
+        """What is remembered of its masks: more files than a workspace's memory should hold."""
+        return Identities(self.root / "masks.json")
+
     def captions(self, fingerprint: str) -> Path:
         return self.root / "captions" / fingerprint
 

@@ -25,7 +25,7 @@ class LatentModel:
     pictures: Path
     """The folder of the resized pictures, or of the dataset where none are kept."""
     kept: bool
-    masked: bool
+    masks: Literal["alpha", "files"] | None
     batch_size: int
     arithmetic: Literal["float32", "bfloat16", "float16"]
     compiled: bool
@@ -47,7 +47,7 @@ class LatentModel:
         # chooses later.
         return LatentEncoder(
             load_vae(self.base, override=self.vae),
-            Pictures(self.pictures, self.kept, self.masked),
+            Pictures(self.pictures, self.kept, self.masks),
             self.batch_size,
             PartialState().device,
             getattr(torch, self.arithmetic),

@@ -13,6 +13,7 @@ from pipeline.artefacts.chain import (
     tokenizer_files,
 )
 from pipeline.artefacts.job import Job
+from pipeline.artefacts.masks import masks_digest
 from pipeline.models.digest import component_digests
 from pipeline.models.vae import vae_digest
 from pipeline.recipe import DatasetRecipe
@@ -23,13 +24,18 @@ TAGGER_PLACES = {"model", "batch_size"}
 
 def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
     """Of the latents of `dataset`."""
-    images = images_receipt(job.dataset_folder(dataset), dataset)
+    folder, known = job.dataset_folder(dataset), job.workspace.identities
+    images = images_receipt(folder, dataset)
+    masks: dict[str, Any] = {}
+    if job.recipe.cache.masks == "files":
+        masks["masks"] = masks_digest(dataset, folder, images, known)
     return {
         "stage versions": [VERSIONS["resize"], VERSIONS["latents"]],
         "pictures": images.summary["pictures"],
         "[resize]": job.recipe.resize.as_seen().model_dump(mode="json"),
         "[cache]": latent_settings(job.recipe.cache),
-        "VAE": vae_digest(job.recipe, job.workspace.identities),
+        "VAE": vae_digest(job.recipe, known),
+        **masks,
     }
 
 

@@ -73,7 +73,7 @@ class LatentEncoder:
 
     def __call__(self, shard: Shard[Look], advance: Advance) -> Encoded:
         """The shard's tensors "mean" and "logvar", (N, 4, h, w) float16, good rows only; of
-        masked pictures also MASK, (N, h, w) uint8: 255 where a latent pixel's are all opaque."""
+        masked pictures also MASK, (N, h, w) uint8: 255 where all of a latent pixel's count."""
         rows: list[int] = []
         failures: list[Failure] = []
         # Made when the first batch says how large: a shard is held once, not in parts and whole.
@@ -95,9 +95,9 @@ class LatentEncoder:
                 for place, good, mask in zip(places, finite.tolist(), opaque, strict=True):
                     if good:
                         rows.append(place)
-                        if self._pictures.masked:
+                        if kind := self._pictures.masks:
                             masks.append(of_latent(mask, posterior.shape[2], posterior.shape[3]))
-                            engines[UNMASKED] += mask is None
+                            engines[UNMASKED[kind]] += mask is None
                     else:
                         reason = "the VAE gives NaN or infinity for it"
                         failures.append(Failure(md5=shard.items[place].md5, reason=reason))
@@ -156,7 +156,7 @@ def of_latent(mask: np.ndarray | None, height: int, width: int) -> Tensor:
     """(H, W) uint8 in pixels → (h, w) uint8 in latent pixels, the mean of what each covers.
 
     That is `interpolate(mode="area")`, as in kohya's `library/custom_train_functions.py`,
-    `apply_masked_loss`. None, a picture without transparency, is opaque everywhere.
+    `apply_masked_loss`. None, a picture without a mask, counts everywhere.
     """
     if mask is None:
         return torch.full((height, width), 255, dtype=torch.uint8)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -11,7 +12,7 @@ from pipeline.artefacts.identity import digest_bytes
 from pipeline.artefacts.records import Failure
 from pipeline.cache.plan import Look
 from pipeline.pictures.placement import Placement
-from pipeline.pictures.read import read_alpha, read_fitted, vips_engine
+from pipeline.pictures.read import read_alpha, read_fitted, read_mask, vips_engine
 from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
 
@@ -30,8 +31,8 @@ class Pictures:
     folder: Path
     kept: bool
     """Whether they are there as resizing stored them, or only their originals."""
-    masked: bool = False
-    """Whether their transparency is wanted too; of originals alone."""
+    masks: Literal["alpha", "files"] | None = None
+    """As [cache].masks; "alpha" of originals alone."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Shown:
     pixels: np.ndarray
     """(H, W, 3) uint8."""
     mask: np.ndarray | None
-    """(H, W) uint8, 255 where it is opaque; None where it is so everywhere, or nobody asked."""
+    """(H, W) uint8, 255 where all of it counts; None where all does everywhere, or nobody asked."""
     engine: str
     """What decoded and scaled an original; "" for a stored picture."""
 
@@ -50,7 +51,7 @@ def read_pixels(pictures: Pictures, look: Look) -> Shown | Failure:
     """What the entry `look` shows."""
     try:
         picture, engine = (_stored if pictures.kept else _fitted)(pictures.folder, look)
-        mask = read_alpha(pictures.folder / look.file, look.placement) if pictures.masked else None
+        mask = _mask(pictures, look)
     except Unreadable as error:
         return Failure(md5=look.md5, reason=str(error))
     if look.recoloured:
@@ -59,6 +60,17 @@ def read_pixels(pictures: Pictures, look: Look) -> Shown | Failure:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mask = None if mask is None else mask.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return Shown(np.asarray(picture), None if mask is None else np.asarray(mask), engine)
+
+
+def _mask(pictures: Pictures, look: Look) -> Image.Image | None:
+    if pictures.masks == "alpha":
+        return read_alpha(pictures.folder / look.file, look.placement)
+    if look.mask is None:
+        return None
+    try:
+        return read_mask(Path(look.mask.path), look.original, look.placement)
+    except Unreadable as error:
+        raise Unreadable(f"its mask {look.mask.path}: {error}") from None
 
 
 def _stored(folder: Path, look: Look) -> tuple[Image.Image, str]:

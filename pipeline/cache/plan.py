@@ -1,6 +1,6 @@
 """Pictures and captions into shards: which entries go into which file, in one order for ever."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.masks import Mask
 from pipeline.artefacts.records import CaptionRecord, ResizedRecord
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.pictures.placement import Placement
@@ -25,8 +26,8 @@ OVERLONG = "cut_captions"
 """The name under which receipts count captions longer than the text encoder reads."""
 
 
-UNMASKED = "without_transparency"
-"""The name under which receipts count entries whose masks are of ones."""
+UNMASKED = {"alpha": "without_transparency", "files": "without_mask"}
+"""The names under which receipts count entries whose masks are of ones, by [cache].masks."""
 
 
 class Look(NamedTuple):
@@ -43,10 +44,18 @@ class Look(NamedTuple):
     original: Size
     placement: Placement
     """Of the picture as it is."""
+    mask: Mask | None = None
+    """The file that says what of the picture counts; None: there is none, or none is wanted."""
 
     @property
     def bucket(self) -> Size:
         return self.placement.bucket
+
+    @property
+    def mark(self) -> list[str | int]:
+        """What a shard's fingerprint holds of it."""
+        # Nothing of a mask where there is none: as it was before there were masks.
+        return [self.md5, self.variant, *(() if self.mask is None else (self.mask.digest,))]
 
     @property
     def left(self) -> int:
@@ -69,6 +78,11 @@ class Text(NamedTuple):
     variant: int
     text: str
 
+    @property
+    def mark(self) -> list[str | int]:
+        """As Look.mark; its text is of the captions' fingerprint."""
+        return [self.md5, self.variant]
+
 
 Item = TypeVar("Item", Look, Text)
 
@@ -86,8 +100,8 @@ class Shard(Generic[Item]):
         return f"{Path(self.name).stem}.receipt.json"
 
     def fingerprint(self, of: str) -> str:
-        """Of its entries in order, within the cache whose fingerprint is `of`."""
-        rows = [[item.md5, item.variant] for item in self.items]
+        """Of its entries in order, and their masks, within the cache whose fingerprint is `of`."""
+        rows = [item.mark for item in self.items]
         return fingerprint(cache=of, shard=self.name, rows=rows)
 
 
@@ -119,7 +133,7 @@ def _placement(bucket: Size, scaled: Size, left: int, top: int) -> Placement:
     return Placement(bucket, scaled, left, top)
 
 
-def looks(record: ResizedRecord, cache: Cache) -> Iterable[Look]:
+def looks(record: ResizedRecord, cache: Cache, mask: Mask | None = None) -> Iterable[Look]:
     """Every entry of a picture in one bucket."""
     placement = _placement(
         _size(record.width, record.height),
@@ -128,7 +142,7 @@ def looks(record: ResizedRecord, cache: Cache) -> Iterable[Look]:
         record.crop_top,
     )
     original = _size(record.original_width, record.original_height)
-    plain = Look(record.md5, 0, False, 0, record.file, original, placement)
+    plain = Look(record.md5, 0, False, 0, record.file, original, placement, mask)
     found = [plain]
     if cache.mirror:
         found.append(plain._replace(variant=1, mirrored=True))
@@ -140,10 +154,18 @@ def looks(record: ResizedRecord, cache: Cache) -> Iterable[Look]:
 
 
 def latent_shards(
-    pictures: Iterable[ResizedRecord], vae: dict[str, Any], cache: Cache
+    pictures: Iterable[ResizedRecord],
+    vae: dict[str, Any],
+    cache: Cache,
+    masks: Mapping[str, Mask] | None = None,
 ) -> tuple[Shard[Look], ...]:
-    """One bucket after the other, entries in order of md5, files closed at the size asked for."""
-    entries = [look for picture in pictures for look in looks(picture, cache)]
+    """One bucket after the other, entries in order of md5, files closed at the size asked for.
+
+    Args:
+        masks: files by md5, of pictures that have one.
+    """
+    known = masks or {}
+    entries = [look for one in pictures for look in looks(one, cache, known.get(one.md5))]
     entries.sort(key=lambda look: (look.bucket, look.md5, look.variant))
     runs = [
         run

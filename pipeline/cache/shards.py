@@ -14,7 +14,7 @@ from typing import Any, Generic
 from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
 from pipeline.artefacts.executor import Advance, Executor
 from pipeline.artefacts.files import atomic
-from pipeline.artefacts.receipts import Receipt, done, write_receipt
+from pipeline.artefacts.receipts import NAME, Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, LatentRecord, TextRecord, write_records
 from pipeline.cache.encoders import Model, encoder
 from pipeline.cache.plan import Item, Look, Shard, Text
@@ -30,8 +30,8 @@ class ShardTask(Generic[Item]):
 
     folder: Path
     stage: str
-    fingerprint: str
-    """Of the whole cache."""
+    cache: str
+    """Fingerprint of what all shards of the cache share."""
     shard: Shard[Item]
     model: Model
 
@@ -47,6 +47,8 @@ class Work(Generic[Item]):
     folder: Path
     stage: str
     fingerprint: str
+    cache: str
+    """`fingerprint`, without what is in each shard's own."""
     inputs: dict[str, Any]
     """What the fingerprint is of, in words: `urushi cache --why` compares it."""
     source: str
@@ -74,10 +76,11 @@ def make(
     missing = [shard for shard in work.shards if _proof(work, shard) is None]
     total = sum(len(shard.items) for shard in work.shards)
     if missing:
+        # It would speak for shards that change now; and so would each of theirs.
+        (work.folder / NAME).unlink(missing_ok=True)
         finished = total - sum(len(shard.items) for shard in missing)
         tasks = [
-            ShardTask(work.folder, work.stage, work.fingerprint, shard, work.model)
-            for shard in missing
+            ShardTask(work.folder, work.stage, work.cache, shard, work.model) for shard in missing
         ]
         with progress.bar(work.what, total, work.unit, done=finished) as bar:
             try:
@@ -94,12 +97,13 @@ def make_shard(task: ShardTask[Item], advance: Advance) -> None:
         DiskFullError, RequestError: the folder cannot be written to, or the model not loaded.
     """
     shard = task.shard
-    of_shard = shard.fingerprint(task.fingerprint)
+    of_shard = shard.fingerprint(task.cache)
     if done(task.folder, of_shard, name=shard.receipt) is not None:
         advance(task.count)  # By a worker that was given up for lost.
         return
     encoded = encoder(task.model)(shard, advance)
     path = task.folder / shard.name
+    (task.folder / shard.receipt).unlink(missing_ok=True)
     if encoded.rows:
         # Imported here: what is finished needs no torch.
         from safetensors.torch import save_file
@@ -110,7 +114,7 @@ def make_shard(task: ShardTask[Item], advance: Advance) -> None:
         task.folder,
         f"{task.stage} shard",
         of_shard,
-        inputs={"cache": task.fingerprint},
+        inputs={"cache": task.cache},
         outputs=[path] if encoded.rows else [],
         summary={
             "rows": list(encoded.rows),
@@ -123,7 +127,7 @@ def make_shard(task: ShardTask[Item], advance: Advance) -> None:
 
 def _proof(work: Work[Item], shard: Shard[Item]) -> Receipt | None:
     """A shard's receipt. One with failures is as done as any: nothing is tried twice."""
-    return done(work.folder, shard.fingerprint(work.fingerprint), name=shard.receipt)
+    return done(work.folder, shard.fingerprint(work.cache), name=shard.receipt)
 
 
 def _made(work: Work[Item], shard: Shard[Item]) -> Receipt:

@@ -7,7 +7,7 @@ the empty caption under md5 "". What is finished loads no model. Texts are not c
 whose text encoders learn from its first round on: it encodes captions as it trains.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.artefacts import chain
 from pipeline.artefacts.executor import Executor, Processes
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
+from pipeline.artefacts.masks import Mask, masks_of
 from pipeline.artefacts.receipts import Receipt, done
 from pipeline.artefacts.records import (
     CaptionRecord,
@@ -103,6 +104,9 @@ def run(job: Job, progress: Progress) -> Outcome:
             f"{dataset.name}: {latents.summary['latents']} latents in "
             f"{latents.summary['shards']} shards"
         )
+        for count in UNMASKED.values():
+            if whole := latents.summary.get(count, 0):
+                line += f", {whole} {count.replace('_', ' ')}"
         if text is not None and wants_text:
             line += f", {text.summary['text']} texts in {text.summary['shards']}"
         else:
@@ -124,7 +128,7 @@ def _make_latents(caching: _Caching) -> Receipt:
         folders.resized / chain.INDEX_FILE, ResizedRecord
     )
     kept, folder = job.recipe.resize.keep, job.dataset_folder(caching.dataset)
-    if kept and settings.masks is not None:
+    if kept and settings.masks == "alpha":
         # Stored pictures lie on white: only the originals say what of them is transparent.
         pictures, kept = _as_originals(pictures, folder), False
     source = folders.resized if kept else folder.root
@@ -132,14 +136,17 @@ def _make_latents(caching: _Caching) -> Receipt:
         folder=folders.latents,
         stage="latents",
         fingerprint=folders.latents_fingerprint,
+        cache=folders.latents_apart,
         inputs=latent_inputs(job, caching.dataset),
-        shards=latent_shards(pictures, vae_source(base, settings.vae).settings(), settings),
+        shards=latent_shards(
+            pictures, vae_source(base, settings.vae).settings(), settings, _masks(caching)
+        ),
         model=LatentModel(
             base,
             settings.vae,
             source,
             kept,
-            settings.masks is not None,
+            settings.masks,
             settings.batch_size,
             settings.arithmetic,
             settings.compile,
@@ -149,6 +156,12 @@ def _make_latents(caching: _Caching) -> Receipt:
         unit="picture",
     )
     return make(work, caching.executor(), _latent_record, caching.progress)
+
+
+def _masks(caching: _Caching) -> Mapping[str, Mask]:
+    if caching.job.recipe.cache.masks != "files":
+        return {}
+    return masks_of(caching.dataset, caching.job.dataset_folder(caching.dataset))
 
 
 def _as_originals(
@@ -175,6 +188,7 @@ def _make_text(caching: _Caching) -> Receipt:
         folder=folders.text,
         stage="text",
         fingerprint=folders.text_fingerprint,
+        cache=folders.text_fingerprint,
         inputs=text_inputs(job, caching.dataset),
         shards=text_shards(captions, row_bytes, job.recipe.cache.shard_megabytes),
         model=TextModel(base),
@@ -216,11 +230,12 @@ def _report(caching: _Caching, latents: Receipt, text: Receipt | None) -> None:
     name, folders, say = caching.dataset.name, caching.folders, caching.progress.say
     if failures := latents.summary["failures"]:
         say(f"{name}: {failures} pictures failed: {folders.latents / chain.FAILURES_FILE}")
-    if opaque := latents.summary.get(UNMASKED, 0):
-        say(
-            f"{name}: {opaque} of {latents.summary['latents']} latents are of pictures without "
-            "transparency: their masks count all of them"
-        )
+    for count in UNMASKED.values():
+        if whole := latents.summary.get(count, 0):
+            say(
+                f"{name}: {whole} of {latents.summary['latents']} latents are of pictures "
+                f"{count.replace('_', ' ')}: their masks count all of them"
+            )
     if text is None:
         return
     if failures := text.summary["failures"]:

@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.artefacts.alike import Seen
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.identity import fingerprint
+from pipeline.artefacts.masks import is_label
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
@@ -47,8 +48,8 @@ class Listing:
     digest: str
 
 
-def look(asked: Folder) -> Listing:
-    """What lies in the folder now.
+def look(asked: Folder, masks: Path | None = None) -> Listing:
+    """What lies in the folder now, but for masks: files named as such, and the folder `masks`.
 
     Raises:
         RequestError: it is not there, cannot be read, or holds no pictures.
@@ -57,7 +58,7 @@ def look(asked: Folder) -> Listing:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise RequestError(f"[folder].path = {root} {what}.")
-    found = sorted(_walk(root))
+    found = sorted(_walk(root, masks))
     pictures = tuple(path for path in found if path.suffix.lower() in SUFFIXES)
     if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
@@ -148,17 +149,21 @@ def _barred(record: ImageRecord, barred: Sequence[Exclusion]) -> Exclusion | Non
     return None
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path, masks: Path | None) -> Iterator[Path]:
     """Pictures and sidecars. Hidden files are left out: thumbnails and resource forks are such."""
 
     def refuse(error: OSError) -> None:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
     for place, folders, names in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and Path(place, name) != masks
+        ]
         for name in names:
             path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in (*SUFFIXES, SIDECAR, SENTENCES):
+            if name.startswith(".") or is_label(name):
+                continue
+            if path.suffix.lower() in (*SUFFIXES, SIDECAR, SENTENCES):
                 yield path
 
 

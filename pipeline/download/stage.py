@@ -75,7 +75,7 @@ def _download(
     from pipeline.download.folder import from_folder, look
 
     # A folder may have changed since, so its listing is compared; that reads no picture.
-    listing = look(dataset.folder)
+    listing = look(dataset.folder, dataset.masks.folder if dataset.masks else None)
     if receipt is not None and receipt.inputs.get("folder") == listing.digest:
         return False, receipt
     with locked(folder.root), _decoding():

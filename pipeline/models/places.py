@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artefacts import chain
+from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.job import Job
+from pipeline.artefacts.masks import masks_digest
 from pipeline.models.digest import component_digests
 from pipeline.models.vae import vae_digest
 from pipeline.recipe import DatasetRecipe
@@ -22,6 +24,9 @@ class CacheFolders:
 
     latents: Path
     latents_fingerprint: str
+    latents_apart: str
+    """`latents_fingerprint` without what masks from files hold: what all shards were made from,
+    whichever pictures are in them."""
     text: Path
     text_fingerprint: str
     resized: Path
@@ -36,7 +41,7 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
     """The folders for `dataset` under the job's base and bucket ladder; they may not exist yet.
 
     Raises:
-        RequestError: the pictures are not downloaded yet, or the base is wrong.
+        RequestError: the pictures are not downloaded yet, or the base or [masks] is wrong.
     """
     folder = job.dataset_folder(dataset)
     images = chain.images_receipt(folder, dataset)
@@ -44,11 +49,17 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
     resized = chain.resize_fingerprint(job.recipe.resize, images)
     captions = chain.caption_fingerprint(dataset, images, job.workspace.identities)
     vae = vae_digest(job.recipe, job.workspace.identities)
-    latents = chain.latents_fingerprint(job.recipe.resize, images, vae, job.recipe.cache)
+    apart = chain.latents_fingerprint(job.recipe.resize, images, vae, job.recipe.cache)
+    latents = apart
+    if job.recipe.cache.masks == "files":
+        known = job.workspace.identities
+        latents = fingerprint(latents=apart, masks=masks_digest(dataset, folder, images, known))
     text = chain.text_fingerprint(captions, digests.text, job.recipe.base)
     return CacheFolders(
-        latents=folder.cache(latents),
+        # Its place stays where a mask changes: shards without it stand.
+        latents=folder.cache(apart),
         latents_fingerprint=latents,
+        latents_apart=apart,
         text=folder.cache(text),
         text_fingerprint=text,
         resized=folder.resized(resized),

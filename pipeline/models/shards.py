@@ -22,7 +22,7 @@ AnyShardRecord = TypeVar("AnyShardRecord", LatentRecord, TextRecord)
 
 
 MASK = "mask"
-"""The tensor of a latent shard that says how opaque its pictures are."""
+"""The tensor of a latent shard that says what of its pictures counts."""
 
 
 class Posterior(NamedTuple):
@@ -115,7 +115,7 @@ class LatentStore(_Store[LatentRecord]):
         return Posterior(tensors["mean"][row.row], tensors["logvar"][row.row])
 
     def mask(self, md5: str, variant: int = 0, bucket: Size | None = None) -> Tensor:
-        """(h, w) float32, 0 to 1, of `record(md5, variant, bucket)`: how opaque it is.
+        """(h, w) float32, 0 to 1, of `record(md5, variant, bucket)`: how much each pixel counts.
 
         Raises:
             RequestError: these latents were cached without masks.
@@ -125,7 +125,7 @@ class LatentStore(_Store[LatentRecord]):
         if masks is None:
             raise RequestError(
                 f"{self.folder} holds no masks, which [train].masked_loss needs. Set [cache].masks "
-                '= "alpha" and run `urushi cache`.'
+                'to "alpha" or "files" and run `urushi cache`.'
             )
         return masks[row.row].float() / 255
 

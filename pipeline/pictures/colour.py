@@ -9,7 +9,7 @@ import io
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 _NOTICEABLE = 2
@@ -41,6 +41,16 @@ def alpha_of(image: Image.Image) -> Image.Image | None:
     """How opaque `image` is, mode L, 255 where nothing shines through; None where it has no
     transparency."""
     return _alpha(_in_bands(image))
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """`image` as mode L, by its numbers alone: no profile is obeyed. Transparency is laid over
+    black, so that what was left clear in a mask counts nothing."""
+    image = _in_bands(image)
+    alpha = _alpha(image)
+    if alpha is None:
+        return image.convert("L")
+    return ImageChops.multiply(image.convert(image.mode[:-1]).convert("L"), alpha)
 
 
 def _in_bands(image: Image.Image) -> Image.Image:

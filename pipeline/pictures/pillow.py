@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from pipeline.pictures.colour import alpha_of, to_rgb
+from pipeline.pictures.colour import alpha_of, to_grey, to_rgb
 from pipeline.pictures.header import Header
 from pipeline.pictures.placement import Placement
 from pipeline.pictures.unreadable import Unreadable
@@ -38,6 +38,14 @@ def decode_alpha(content: bytes, header: Header) -> Image.Image | None:
         image.load()
         alpha = alpha_of(image)
     return None if alpha is None else _upright(alpha, header)
+
+
+def decode_grey(content: bytes, header: Header) -> Image.Image:
+    """How bright the whole picture is over black, upright, mode L."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        grey = to_grey(image)
+    return _upright(grey, header)
 
 
 def _upright(picture: Image.Image, header: Header) -> Image.Image:

@@ -84,6 +84,31 @@ def read_alpha(path: Path, placement: Placement) -> Image.Image | None:
         return None if alpha is None else pillow.fit(alpha, placement)
 
 
+def read_mask(path: Path, picture: Size, placement: Placement) -> Image.Image:
+    """How much each pixel counts by the mask in `path`, mode L, where its picture comes to lie.
+
+    The mask may be of another size than its picture, of the same shape to a pixel.
+
+    Args:
+        picture: its size, upright.
+
+    Raises:
+        Unreadable: it cannot be used; the message is the reason.
+    """
+    with _judged(), _opened(path) as handle:
+        content = handle.read()
+        header = read_header(content)
+        if not same_shape(header.size, picture):
+            raise Unreadable(f"{header.size}, which is not the shape of its picture, {picture}")
+        return pillow.fit(pillow.decode_grey(content, header), placement)
+
+
+def same_shape(one: Size, other: Size) -> bool:
+    """Whether each is the other scaled, but for a pixel that rounding takes or gives."""
+    width, height = one.height * other.width / other.height, one.width * other.height / other.width
+    return abs(one.width - width) <= 1 or abs(one.height - height) <= 1
+
+
 def read_places(path: Path, plan: Plan) -> tuple[Size, Sequence[Placement]]:
     """The size, upright, of the picture in `path`, and its places by `plan`; nothing is decoded.
 

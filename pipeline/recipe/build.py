@@ -97,7 +97,8 @@ class BuildRecipe(Section):
     def _caches_the_masks_it_trains_with(self) -> Self:
         if self.cache.masks is None and any(law.train.masked_loss for law in self.law()):
             raise ValueError(
-                'has masked_loss in [train] or a round and no masks: set [cache].masks = "alpha"'
+                "has masked_loss in [train] or a round and no masks: set [cache].masks to "
+                '"alpha" or "files"'
             )
         return self
 

@@ -19,9 +19,11 @@ class Cache(Section):
     """Whether a mirrored picture is cached beside each one."""
     recolour: int = Field(0, ge=0, le=16)
     """So many copies of each picture with brightness, contrast and saturation moved a little."""
-    masks: Literal["alpha"] | None = None
-    """alpha: each picture's opacity is cached beside its latents, for [train].masked_loss; latents
-    are then made from the originals. A picture without transparency counts whole."""
+    masks: Literal["alpha", "files"] | None = None
+    """What of each picture counts is cached beside its latents, for [train].masked_loss. alpha: its
+    opacity; latents are then made from the originals. files: what its mask shows, a file that the
+    dataset recipe's [masks] names. A picture without transparency, or without a mask, counts whole.
+    """
     batch_size: int = Field(4, ge=1)
     """Pictures encoded together."""
     compile: bool = False

@@ -63,6 +63,16 @@ class Folder(Section):
     """Pictures of more pixels, width times height, are refused before they are decoded."""
 
 
+class Masks(Section):
+    """What of each picture counts, for [cache].masks = "files": pictures of grey, white where all
+    of a pixel counts and black where nothing does, of their pictures' shape and of any size. Where
+    this section is left out, NAME-masklabel.png beside NAME.jpg in [folder] is such a mask."""
+
+    folder: RecipePath
+    """The folder, searched with all its sub-folders: NAME.png, or NAME-masklabel.png, for NAME.jpg
+    at the same place in [folder].path; of a [download], NAME is the md5 or the post's number."""
+
+
 class Exclude(Section):
     """What is never taken, whatever the search finds; decided again at every download."""
 
@@ -98,6 +108,7 @@ class DatasetRecipe(Section):
     """The folder under WORKSPACE/datasets."""
     download: Download | None = None
     folder: Folder | None = None
+    masks: Masks | None = None
     exclude: Annotated[Exclude, Field(default_factory=Exclude)]
     caption: Annotated[Caption, Field(default_factory=Caption)]
     tagger: Tagger | None = None

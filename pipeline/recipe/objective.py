@@ -33,8 +33,8 @@ class Objective(Section):
     """How that error falls from 1, without noise, to huber_c, with the most."""
 
     masked_loss: bool = False
-    """Whether each latent pixel's loss counts as much as the picture is opaque there; for
-    [cache].masks = "alpha"."""
+    """Whether each latent pixel's loss counts as much as [cache].masks says of it: as the picture
+    is opaque there, or as its mask is white."""
     unmasked_weight: float = Field(0.0, ge=0, le=1)
     """What a pixel that is masked out counts at least."""
 
