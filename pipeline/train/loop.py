@@ -56,15 +56,19 @@ def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
             run.advance()
             bar.advance()
             if samples is not None and samples.due():
-                watch.show(run.step, samples.draw())
-            if run.step in kept and run.accelerator.is_main_process:
-                write_snapshot(run)
-            if run.step % train.log_every == 0 or run.step % train.save_every == 0:
+                with watch.aside():
+                    watch.show(run.step, samples.draw())
+            if run.step in kept:
+                run.look()  # Of factors that are numbers.
+                if run.accelerator.is_main_process:
+                    write_snapshot(run)
+            saves, ends = run.step % train.save_every == 0, run.step == run.steps
+            if saves or ends or run.step % train.log_every == 0:
                 run.look()
                 losses = run.losses
                 bar.note(watch.see(run.step, losses.values[-1], losses.mean, rate, run.shown))
                 minutes = (time.monotonic() - saved) / 60
-                if run.step % train.save_every == 0 or minutes >= train.save_minutes:
-                    run.save()
+                if saves or minutes >= train.save_minutes:
+                    with watch.aside():
+                        run.save()
                     saved = time.monotonic()
-        run.look()

@@ -5,9 +5,11 @@ tensorboard --logdir WORKSPACE/builds/NAME/rounds
 
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from pipeline.artefacts.files import translated
 from pipeline.errors import RequestError
 
 GIB = 2**30
@@ -43,6 +46,10 @@ class Watch:
     Args:
         step: from which it goes on; curves beyond it are of steps that are done again.
         clock: seconds, rising.
+
+    Raises:
+        DiskFullError: no room for a point or a picture; `see` and `show` raise it too.
+        RequestError: the folder may not be written, or a tracker is not installed.
     """
 
     def __init__(
@@ -53,7 +60,7 @@ class Watch:
         step: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._accelerator, self._clock = accelerator, clock
+        self._accelerator, self._folder, self._clock = accelerator, folder, clock
         self._looked, self._shown = clock(), 0
         require_trackers(names)
         options: dict[str, dict[str, Any]] = {
@@ -61,7 +68,8 @@ class Watch:
             "wandb": {"id": "-".join(folder.parts[-4:]), "resume": "allow", "dir": str(folder)},
         }
         if names:
-            accelerator.init_trackers("curves", init_kwargs={n: options[n] for n in names})
+            with translated(folder):
+                accelerator.init_trackers("curves", init_kwargs={n: options[n] for n in names})
 
     def see(self, step: int, loss: float, mean: float, rate: float, shown: int) -> str:
         """Adds a point to the curves; returns the words beside the bar.
@@ -82,11 +90,21 @@ class Watch:
             "pictures_per_second": pace,
             "peak_gib": memory,
         }
-        self._accelerator.log(dict(values), step=step)
+        with translated(self._folder):
+            self._accelerator.log(dict(values), step=step)
         return (
             f"loss {loss:.4f}, mean {mean:.4f}, rate {rate:.3g}, {pace:.3g} pictures/s, "
             f"{memory:.1f} GiB"
         )
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Seconds inside are none of training's: the pace leaves them out."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._looked += self._clock() - began
 
     def show(self, step: int, pictures: Sequence[Image.Image]) -> None:
         """Adds sample pictures, all of one size, to the curves."""
@@ -94,11 +112,19 @@ class Watch:
             stacked = np.stack([np.asarray(picture) for picture in pictures])
             for tracker in self._accelerator.trackers:
                 layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-                tracker.log_images({"samples": stacked}, step=step, **layout)
+                with translated(self._folder):
+                    tracker.log_images({"samples": stacked}, step=step, **layout)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for tracker in self._accelerator.trackers:
-            tracker.finish()
+            # Why a training ends is told, not that its curves then could not be closed.
+            with translated(self._folder) if error is None else suppress(OSError):
+                tracker.finish()

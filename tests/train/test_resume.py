@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,32 @@ def test_a_save_that_ends_half_way_leaves_the_point_before(
     assert not list(training.folder.glob(".*" + files.TEMPORARY))
     train_round(recipe, training, Silent())
     calm = plan("calm", train={"save_every": 3})
+    train_round(*calm, Silent())
+    assert lora_of(training) == lora_of(calm[1])
+
+
+def test_a_disk_that_fills_up_leaves_the_point_before(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[int], Path]
+) -> None:
+    """A real one, and curves are written to it as well."""
+    disk = small_disk(32_000)
+    asked = {"save_every": 3, "log_every": 1}
+    recipe, training = plan(train=asked, training={"folder": disk / "train"})
+
+    def fill(run: Run) -> None:
+        with suppress(OSError), open(disk / "filler", "wb") as filler:
+            while True:
+                filler.write(bytes(4096))
+                filler.flush()
+
+    before_step(monkeypatch, 4, fill)
+    with pytest.raises(DiskFullError, match="state-00000006") as caught:
+        train_round(recipe, training, Silent())
+    assert caught.value.exit_code == 3
+    assert [path.name for path in training.folder.glob("*state-*")] == ["state-00000003.pt"]
+    (disk / "filler").unlink()
+    train_round(recipe, training, Silent())
+    calm = plan("calm", train=asked)
     train_round(*calm, Silent())
     assert lora_of(training) == lora_of(calm[1])
 

@@ -1,14 +1,17 @@
 """What a person sees: the words beside the bar, TensorBoard's curves, and what stops a round."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pipeline.artefacts.files import read_json
-from pipeline.errors import RequestError, UrushiError
+from pipeline.errors import DiskFullError, RequestError, UrushiError
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
 from pipeline.recipe.train import Train
@@ -19,7 +22,7 @@ from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LOSSES
 from pipeline.train.round import train_round
 from pipeline.train.run import Run
-from pipeline.train.watch import require_trackers
+from pipeline.train.watch import Watch, require_trackers
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 
@@ -53,6 +56,50 @@ def test_curves_go_on_where_a_training_does(
     assert {"learning_rate", "pictures_per_second", "peak_gib", "loss/mean"} <= set(
         curves.Tags()["scalars"]
     )
+
+
+def test_curves_end_with_the_last_step(plan: TrainMaker) -> None:
+    """Seven steps, looked at every three: the seventh is seen too."""
+    recipe, training = plan("seen", steps=7, train={"log_every": 3})
+    train_round(recipe, training, Silent())
+    curves = EventAccumulator(str(training.folder / "curves")).Reload()
+    assert [point.step for point in curves.Scalars("loss")] == [3, 6, 7]
+
+
+def full(folder: Path) -> None:
+    with suppress(OSError), open(folder / "filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("otherwise", [False, True])
+def test_curves_on_a_full_disk_say_so_and_hide_nothing(
+    small_disk: Callable[[int], Path], otherwise: bool
+) -> None:
+    """TensorBoard's own thread finds it out, and tells it to whoever comes next."""
+    disk = small_disk(1000)
+    accelerator = Accelerator(log_with=["tensorboard"], project_dir=str(disk), cpu=True)
+    with (
+        pytest.raises(ZeroDivisionError if otherwise else DiskFullError, match=r"disk|zero"),
+        Watch(accelerator, disk, ("tensorboard",), 0) as watch,
+    ):
+        full(disk)
+        for step in range(1, 50):
+            with suppress(DiskFullError if otherwise else ZeroDivisionError):
+                watch.see(step, 0.5, 0.5, 1e-3, step)
+        if otherwise:
+            raise ZeroDivisionError("by zero")
+
+
+def test_the_pace_is_of_the_training_alone() -> None:
+    """Ten pictures in two seconds; the eight beside it were for samples."""
+    seconds = iter([0.0, 1.0, 9.0, 10.0])
+    accelerator = Accelerator(cpu=True)
+    with Watch(accelerator, Path(), (), 0, lambda: next(seconds)) as watch:
+        with watch.aside():
+            pass
+        assert "5 pictures/s" in watch.see(1, 0.5, 0.5, 1e-3, 10)
 
 
 def test_a_tracker_that_is_not_there_is_named() -> None:
