@@ -21,8 +21,9 @@ from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.addresses import OutsideOnly
 from pipeline.download.content import EXTENSIONS, Unusable, glance
 from pipeline.download.landing import Landed
+from pipeline.download.md5 import new_md5
 from pipeline.download.pages import NOT_THERE, THROTTLED
-from pipeline.download.parts import WORTH_RESUMING, Part, new_md5, part_of
+from pipeline.download.parts import WORTH_RESUMING, Part, part_of
 from pipeline.download.patience import Patience
 from pipeline.download.sites import Site
 from pipeline.download.trouble import not_itself, reason
@@ -166,7 +167,7 @@ async def _stream(
     """The body into the part, until its md5 is right."""
     if part.path.exists():
         await asyncio.to_thread(part.resume)
-        if part.hasher.hexdigest() == promise.md5:
+        if await part.md5.settle() == promise.md5:
             return  # Killed after the last byte.
     headers = {"Cache-Control": "no-cache"} if fresh else {}
     response = await _open(session, site, url, headers | part.question(), patience)
@@ -179,7 +180,8 @@ async def _stream(
         raise
     finally:
         response.close()
-    if part.hasher.hexdigest() == promise.md5:
+    digest = await part.md5.settle()
+    if digest == promise.md5:
         return
     if broken is not None:
         part.close()
@@ -189,7 +191,7 @@ async def _stream(
     if resumed:
         part.discard()  # Two copies, one behind the other: not one that could be compared with.
         raise Interrupted("its parts do not fit together")
-    raise await asyncio.to_thread(_put_aside, part, folder, promise)
+    raise await asyncio.to_thread(_put_aside, part, digest, folder, promise)
 
 
 def _begin(response: aiohttp.ClientResponse, part: Part, promise: Promise) -> None:
@@ -238,6 +240,8 @@ async def _receive(
                 part.discard()
                 raise NotPromised("it is longer than the post states")
             part.write(chunk)
+            if part.md5.is_behind:
+                await part.md5.settle()
             now = monotonic()
             if now - since >= patience.slow_for:
                 if part.length - then < patience.slow * (now - since):
@@ -302,13 +306,12 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise Interrupted(reason(error)) from error
 
 
-def _put_aside(part: Part, folder: DatasetFolder, promise: Promise) -> NotPromised:
+def _put_aside(part: Part, digest: str, folder: DatasetFolder, promise: Promise) -> NotPromised:
     """What to raise over a whole file of another md5; a picture is kept, to be compared with."""
     part.keep()
     if promise.bytes is not None and part.length < promise.bytes:
         part.discard()
         return NotPromised("it is shorter than the post states")
-    digest = part.hasher.hexdigest()
     why = f"its bytes have the md5 {digest}"
     try:
         extension = glance(part.path, EXTENSIONS, promise.most_pixels).extension

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.download.md5 import Md5, new_md5
 
 SUFFIX = ".part"
 VALIDATOR = ".etag"
 WORTH_RESUMING = 256 * 1024
 """Bytes. Less is sooner fetched again than asked about."""
-
-
-def new_md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)
 
 
 @dataclass
@@ -29,7 +26,7 @@ class Part:
     path: Path
     length: int = 0
     """Bytes that are there."""
-    hasher: "hashlib._Hash" = field(default_factory=new_md5)
+    md5: Md5 = field(default_factory=Md5)
     """Of them."""
     _handle: BinaryIO | None = None
     _held: list[bytes] = field(default_factory=list)
@@ -45,7 +42,7 @@ class Part:
         """Takes up what there is."""
         self._named = True  # As far as one knows.
         with open(self.path, "rb") as handle:
-            self.hasher = hashlib.file_digest(handle, new_md5)
+            self.md5 = Md5(hashlib.file_digest(handle, new_md5))
             self.length = handle.tell()
 
     def question(self) -> dict[str, str]:
@@ -65,7 +62,7 @@ class Part:
     def restart(self, validator: str | None, length: int | None) -> None:
         """Begins at the first byte of the copy that `validator` names, of `length` bytes."""
         self.close()
-        self.length, self.hasher = 0, new_md5()
+        self.length, self.md5 = 0, Md5()
         self._held = []
         self._name = validator if length is None or length > WORTH_RESUMING else None
 
@@ -75,11 +72,12 @@ class Part:
 
     def write(self, chunk: bytes) -> None:
         """Adds bytes. Few are held in memory: making a file can wait for the disk."""
-        self.hasher.update(chunk)
         self.length += len(chunk)
         if self._handle is not None:
+            self.md5.follow(chunk)
             _write(self._handle, chunk)
             return
+        self.md5.update(chunk)
         self._held.append(chunk)
         if self.length >= WORTH_RESUMING:
             self._spill()
@@ -131,7 +129,7 @@ class Part:
         self._held = []
         self.path.unlink(missing_ok=True)
         self.forget()
-        self.length, self.hasher = 0, new_md5()
+        self.length, self.md5 = 0, Md5()
 
 
 def part_of(folder: DatasetFolder, md5: str) -> Part:
