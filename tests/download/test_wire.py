@@ -20,6 +20,7 @@ from demo.booru_faults import Fault, Hit
 from demo.corpus import Corpus, Post
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.fetch import Promise, open_session, receive
+from pipeline.download.md5 import Md5
 from pipeline.download.parts import WORTH_RESUMING, part_of
 from pipeline.download.patience import Patience
 from pipeline.download.sites import Site, dialect_of
@@ -141,6 +142,27 @@ def test_the_file_comes_all_the_same(downloading, heavy: Corpus, large: Post, na
     assert not any("range" in hit.headers for hit in hits[:1])
     assert list(downloading.folder.parts.iterdir()) == []
     assert not list(downloading.folder.quarantine.glob(f"{large.md5}.*"))
+
+
+def test_what_waits_to_be_hashed_is_bounded(
+    downloading, heavy: Corpus, large: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each chunk is waited for here: none is lost and none comes twice, cut off or not."""
+    waits = list[int]()
+    settle = Md5.settle
+
+    async def counted(md5: Md5) -> str:
+        waits.append(1)
+        return await settle(md5)
+
+    monkeypatch.setattr(Md5, "settle", counted)
+    monkeypatch.setattr("pipeline.download.md5.MOST_BEHIND", -1)
+    plan = lambda hit: Fault(cut=HALF) if hit.name == large.md5 and hit.nth == 1 else None  # noqa: E731
+    with running(corpus=heavy, faults=plan) as booru:
+        downloading.write(booru.url, limit=8)
+        downloading.run()
+    assert downloading.files()[large.md5].read_bytes() == heavy.files[large.md5]
+    assert len(waits) > 2 * len(downloading.files())
 
 
 def test_a_part_is_asked_for_with_what_names_its_copy(
