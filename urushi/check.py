@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.artefacts.chain import ALIKE_FILE, IMAGES_FILE, download_fingerprint
 from pipeline.artefacts.job import Job, init_lora, load_job
+from pipeline.artefacts.masks import mask_files
 from pipeline.artefacts.receipts import done
 from pipeline.artefacts.records import Alike, ImageRecord, read_records
 from pipeline.errors import RequestError
@@ -19,7 +20,13 @@ from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe
 from urushi.plan import disk_bytes, pictures, round_traps
 from urushi.table import size
-from urushi.training_traps import base_traps, regularisation_traps, training_traps
+from urushi.training_traps import (
+    base_traps,
+    mask_traps,
+    masks_of_traps,
+    regularisation_traps,
+    training_traps,
+)
 from urushi.traps import CODES, Known, Trap, build_traps, dataset_traps, picture_traps
 
 
@@ -27,12 +34,13 @@ def print_check(recipe: Path, workspace: Path) -> None:
     """Prints what the recipe asks and the warnings.
 
     Raises:
-        RequestError: what is wrong with it.
+        RequestError: what is wrong with it, also that a folder which it names is not there.
     """
     job = load_job(recipe, workspace)
     silenced = _silenced(job)
     for _, dataset in job.datasets:
         _require_folder(dataset)
+        mask_files(dataset)
         _require_search(dataset)
     facts = None if job.build is None else _facts(job)
     base = [] if facts is None else [f"  base: {_sentence(facts)}"]
@@ -66,12 +74,15 @@ def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
         return
     yield from build_traps(job.build)
     yield from training_traps(job.build)
+    yield from mask_traps(job.build)
     if base is not None:
         yield from base_traps(job.build, base, _stated(job.build))
     regularisation = {each.recipe for each in job.build.datasets if each.regularisation}
     for path, dataset in job.datasets:
         known = _known(job, job.build, dataset, looks=path in regularisation)
         yield from (regularisation_traps(dataset, known) if path in regularisation else ())
+        if path not in regularisation:
+            yield from masks_of_traps(job.build, dataset, len(mask_files(dataset)))
         further = any(path == each.recipe for each in job.build.datasets)
         for trap in picture_traps(job.build, dataset, known):
             # Nothing of a further dataset is held out, and its steps are no subject's.

@@ -30,7 +30,7 @@ from urushi.traps import Trap
 LATENT_FACTOR = 8
 """Pixels a latent's side, Stable Diffusion's."""
 LATENT_BYTES = 2 * 4 * 2
-"""A latent's mean and logvar, 4 channels, float16."""
+"""A latent pixel's mean and logvar, 4 channels, float16; a mask is one byte more."""
 TEXT_FEATURES: dict[Family, int] = {"sd15": 768, "sdxl": 768 + 1280}
 """Of a token, as the models were published."""
 TEXT_BYTES = 77 * 2
@@ -206,7 +206,8 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
         yield f"resized      ≤ {size(resized)} ({recipe.resize.format}){more}"
     else:
         yield "resized      none is kept: the cache reads the originals"
-    yield f"cache        ≤ {size(latents)} latents, {size(texts)} texts{more}"
+    masks = "" if recipe.cache.masks is None else " with masks"
+    yield f"cache        ≤ {size(latents)} latents{masks}, {size(texts)} texts{more}"
     base, kept = base_bytes(recipe), _checkpoints(recipe)
     if base is None:
         yield f"checkpoints  {kept} x the base, which is not there yet"
@@ -226,11 +227,13 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
 
 
 def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int, int, int]:
-    """At most: resized pictures, latents, texts."""
+    """At most: resized pictures, latents with their masks, texts."""
     total = sum(count.count or 0 for count in counts.values())
     area = sum(side**2 for side in recipe.resize.resolutions)
     factor, features = _latent_and_text(recipe)
-    latents = total * area // factor**2 * LATENT_BYTES
+    cache = recipe.cache
+    each = LATENT_BYTES + (cache.masks is not None)
+    latents = total * area // factor**2 * each * (1 + cache.mirror + cache.recolour)
     resized = 3 * total * area if recipe.resize.keep else 0
     texts = (total + 1) * TEXT_BYTES * features if recipe.caches_text else 0
     return resized, latents, texts

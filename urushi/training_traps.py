@@ -46,6 +46,45 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
         )
 
 
+def mask_traps(recipe: BuildRecipe) -> Iterator[Trap]:
+    """Traps in what a build does with the masks that it caches."""
+    masks, masked = recipe.cache.masks, [law.train for law in recipe.law() if law.train.masked_loss]
+    if masks is None or any(train.unmasked_weight < 1 for train in masked):
+        return
+    why = (
+        "with [train].unmasked_weight = 1 they change nothing: lower it"
+        if masked
+        else "no round's loss is masked: set [train].masked_loss = true"
+    )
+    yield Trap(
+        "masks-unused",
+        f'[cache].masks = "{masks}" has masks cached, and {why}, or leave masks out.',
+    )
+
+
+def masks_of_traps(recipe: BuildRecipe, dataset: DatasetRecipe, files: int) -> Iterator[Trap]:
+    """Traps in what a build makes of one dataset's masks, of which there are so many `files`."""
+    if dataset.masks is not None and recipe.cache.masks != "files":
+        yield Trap(
+            "masks-unread",
+            f"{dataset.name} names masks in [masks], and the build does not read them. Set "
+            '[cache].masks = "files", or take [masks] out.',
+        )
+    if recipe.cache.masks == "files" and not files:
+        where = (
+            f"in {dataset.masks.folder} ([masks].folder)"
+            if dataset.masks is not None
+            else "as NAME-masklabel.png beside its pictures, and no [masks].folder"
+            if dataset.folder is not None
+            else "as it has no [masks].folder"
+        )
+        yield Trap(
+            "no-masks",
+            f'[cache].masks = "files", and {dataset.name} has no masks {where}: all of its '
+            "pictures count whole.",
+        )
+
+
 def _block_rates(recipe: BuildRecipe) -> Iterator[Trap]:
     blocks = recipe.lora.rates("sd15")
     odd = {block: rate for block, rate in blocks.named.items() if rate not in (0, 1)}

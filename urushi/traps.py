@@ -37,6 +37,7 @@ CODES = (
         "prediction-type",
     ),
     *("noise-at-zero-snr", "transparent-regularisation", "generated-regularisation"),
+    *("masks-unused", "masks-unread", "no-masks"),
 )
 
 DANBOORU_TAGS = 2

@@ -107,6 +107,20 @@ def test_latents_follow_pictures_vae_and_looks_and_texts_captions_encoders_and_r
     assert text(checkpoint="moved.safetensors") == text()
 
 
+def test_latents_without_masks_are_those_from_before_there_were_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The digest is that of the last version without masks."""
+    monkeypatch.setattr(chain, "VERSIONS", {"resize": 2, "latents": 2})
+    one = images(pictures="p")
+    assert chain.latents_fingerprint(Resize(), one, "v", Cache()) == "915729f708fb191f0281"
+    alpha, files = (Cache.model_validate({"masks": kind}) for kind in ("alpha", "files"))
+    assert (
+        len({chain.latents_fingerprint(Resize(), one, "v", c) for c in (Cache(), alpha, files)})
+        == 3
+    )
+
+
 def test_a_raised_version_makes_a_stage_again(monkeypatch: pytest.MonkeyPatch) -> None:
     one = chain.resize_fingerprint(Resize(), images())
     monkeypatch.setitem(chain.VERSIONS, "resize", 99)

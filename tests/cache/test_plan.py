@@ -1,3 +1,4 @@
+from pipeline.artefacts.masks import Mask
 from pipeline.artefacts.records import CaptionRecord, ResizedRecord
 from pipeline.cache.plan import latent_row_bytes, latent_shards, looks, text_row_bytes, text_shards
 from pipeline.recipe import Size
@@ -52,6 +53,27 @@ def test_a_shards_fingerprint_is_of_its_rows() -> None:
     one, two = (text_shards(rows, 118_272, 256)[0] for rows in (captions, captions[:1]))
     assert one.fingerprint("x") != two.fingerprint("x")
     assert one.fingerprint("x") != one.fingerprint("y")
+
+
+def test_a_shards_fingerprint_is_of_its_masks_and_without_any_that_of_before() -> None:
+    """The digest is that of the last version without masks."""
+    picture, other = _picture("a", 8, 8), _picture("b", 8, 8)
+    cache = Cache(mirror=True)
+    (plain,) = latent_shards([picture], SD15_VAE, cache, {"b": Mask("b.png", "2")})
+    assert plain.name == "latents-00000.safetensors"
+    assert plain.fingerprint("c") == "133e4f6fcc8efb3b09e4"
+    prints = {
+        latent_shards([picture, other], SD15_VAE, cache, masks)[0].fingerprint("c")
+        for masks in (
+            None,
+            {"a": Mask("a.png", "1")},
+            {"a": Mask("a.png", "2")},
+            {"b": Mask("a.png", "1")},
+            # Where it lies is the same.
+            {"b": Mask("b.png", "1")},
+        )
+    }
+    assert len(prints) == 4
 
 
 def test_looks_of_a_picture_by_hand() -> None:

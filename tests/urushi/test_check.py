@@ -408,6 +408,56 @@ def test_warnings_are_silenced_by_code_and_a_wrong_code_is_named(
         print_check(path, tmp_path)
 
 
+MASK_CODES = ("masks-unused", "masks-unread", "no-masks")
+MASKED = "[train]\nmasked_loss = true\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "masks", "label", "codes"),
+    [
+        ('[cache]\nmasks = "alpha"\n', False, False, {"masks-unused"}),
+        (
+            f'[cache]\nmasks = "alpha"\n{MASKED}unmasked_weight = 1\n',
+            False,
+            False,
+            {"masks-unused"},
+        ),
+        (f'[cache]\nmasks = "alpha"\n{MASKED}', False, False, set()),
+        (f'[cache]\nmasks = "alpha"\n{MASKED}', True, False, {"masks-unread"}),
+        ("", True, False, {"masks-unread"}),
+        (f'[cache]\nmasks = "files"\n{MASKED}', False, False, {"no-masks"}),
+        (f'[cache]\nmasks = "files"\n{MASKED}', False, True, set()),
+        (f'[cache]\nmasks = "files"\n{MASKED}', True, False, set()),
+    ],
+)
+def test_masks_that_do_nothing(
+    write_recipe: WriteRecipe,
+    tmp_path: Path,
+    lines: str,
+    masks: bool,
+    label: bool,
+    codes: set[str],
+) -> None:
+    from pipeline.artefacts.job import load_job
+    from urushi import check
+
+    recipe = write_recipe(lines, '[masks]\nfolder = "masks"\n' if masks else "")
+    (tmp_path / "masks").mkdir()
+    for place in (*["masks/a.png"] * masks, *["pictures/a-masklabel.png"] * label):
+        Image.new("L", (8, 8)).save(tmp_path / place)
+    found = {trap.code for trap in check._traps(load_job(recipe, tmp_path / "workspace"))}
+    TOLD.update(found & set(MASK_CODES))
+    assert found & set(MASK_CODES) == codes
+
+
+def test_masks_that_are_not_there_are_missed_before_anything_is_fetched(
+    write_recipe: WriteRecipe, tmp_path: Path
+) -> None:
+    recipe = write_recipe("", '[masks]\nfolder = "nowhere"\n')
+    with pytest.raises(RequestError, match=r"There is no folder .*nowhere \(\[masks\].folder of"):
+        print_check(recipe, tmp_path)
+
+
 def test_a_disk_that_is_too_small(
     write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,13 @@ def test_what_is_downloaded_is_counted(
         ["2", "pictures", "0.0001", "4", "~32", "0.9"],
     ]
     # Latents at f = 8: 40 x (768 / 8)² x 4 channels x mean and logvar x 2 bytes.
-    assert "≤ 5.9 MB latents" in shown
+    assert "≤ 5.9 MB latents," in shown
+    # Of every look at a picture, and with masks 17 bytes in place of 16.
+    job.recipe_path.write_text(
+        job.recipe_path.read_text() + '[cache]\nmasks = "alpha"\nmirror = true\nrecolour = 2\n'
+    )
+    print_plan(job.recipe_path, job.workspace.root)
+    assert "≤ 25.1 MB latents with masks," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["tiny", "blue_archive"])
