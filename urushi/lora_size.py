@@ -32,6 +32,8 @@ FIRST_CONVOLUTION = "input_blocks.0.0."
 TEXT_LAYER = re.compile(r"\.(?:layers|resblocks)\.(\d+)\.")
 """A text encoder's layer, as transformers and as OpenCLIP name it."""
 FLOAT32 = 4
+SAVED = {"carried": 1.5, "pissa": 2.0}
+"""Times the rank that is trained, which a round's file has at most, by [rounds].start; else 1."""
 
 
 def lora_bytes(base: Base, lora: Lora) -> int | None:

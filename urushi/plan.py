@@ -20,7 +20,7 @@ from pipeline.models.configurations import configurations
 from pipeline.models.family import family_of
 from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
-from urushi.lora_size import learning_encoders, lora_bytes, text_lora_bytes
+from urushi.lora_size import SAVED, learning_encoders, lora_bytes, text_lora_bytes
 from urushi.plan_hours import time_lines
 from urushi.plan_memory import memory_lines
 from urushi.short_rounds import short_rounds
@@ -222,6 +222,7 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
     else:
         learns = learning_encoders(recipe)
         each += text_lora_bytes(recipe.base, recipe.lora, learns) if any(learns) else 0
+        each = round(each * SAVED.get(recipe.rounds.start, 1))
         # One more holds all rounds as a single LoRA, of their ranks together.
         yield f"LoRAs        {size(2 * rounds * each)} ({rounds} x {size(each)}, and all in one)"
 
@@ -256,6 +257,7 @@ def disk_bytes(job: Job) -> int | None:
         return None
     counts = {path: pictures(job, dataset) for path, dataset in job.datasets}
     loras = lora_bytes(job.build.base, job.build.lora) or 0
+    loras = round(loras * SAVED.get(job.build.rounds.start, 1))
     data = sum(_data_bytes(job.build, counts))
     return data + _checkpoints(job.build) * base + 2 * len(job.build.law()) * loras
 

@@ -92,10 +92,12 @@ def training_memory(recipe: BuildRecipe, *, checkpointing: bool | None = None) -
     side = max(recipe.resize.resolutions) / FACTOR
     width = next((shapes[name][0] for name in FIRST_LAYERS if name in shapes), WIDTH)
     each = (CHECKPOINTED if kept else ACTIVATIONS[family]) * width / WIDTH * bytes_ / 2
+    # Where the factors began lies beside them.
+    began = 1 if recipe.rounds.start == "pissa" else 0
     state = STATES.get(train.optimizer, TWO_MOMENTS) / 4
     return Memory(
         weights=bytes_ * sum(math.prod(shape) for shape in shapes.values()),
-        lora=round(factors * (2 + state + (1 if train.ema_decay else 0))),
+        lora=round(factors * (2 + state + (1 if train.ema_decay else 0) + began)),
         activations=round(each * side * side * train.batch_size),
         text=bytes_ * parameters,
     )

@@ -161,8 +161,8 @@ def dora_refusals(recipe: BuildRecipe, laws: tuple[RoundLaw, ...]) -> Iterator[s
         return
     rounds, several = recipe.rounds, len(laws) > 1
     because = "a DoRA's effect depends on the weights below it and is no sum"
-    if rounds.start == "carried":
-        yield f'[rounds].start = "carried" with [lora].dora: {because}. Use another start'
+    if rounds.start in ("carried", "pissa"):
+        yield f'[rounds].start = "{rounds.start}" with [lora].dora: {because}. Use another start'
     if rounds.refits and several:
         yield f"[rounds].refit with [lora].dora: {because}. Set refit = false"
     if recipe.baseline.single:
@@ -184,6 +184,11 @@ def max_norm_refusals(recipe: BuildRecipe, laws: tuple[RoundLaw, ...]) -> Iterat
         yield (
             '[lora].max_norm with [rounds].start = "carried": it would scale back what was '
             "carried over. Use another start"
+        )
+    if recipe.rounds.start == "pissa":
+        yield (
+            '[lora].max_norm with [rounds].start = "pissa": both factors scaled back do not scale '
+            "what they add. Use another start"
         )
     if any(law.train.ema_decay for law in laws):
         yield (

@@ -1,8 +1,9 @@
 """[lora]: one round's adapter, which layers it covers, and how large it is in each."""
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.recipe.blocks import Blocks, Family, parse_blocks
 from pipeline.recipe.section import Positive, RecipePath, Section
@@ -65,6 +66,14 @@ class Lora(Section):
     kohya's files: diffusers reads one for all attention layers."""
     block_conv_ranks: str | None = None
     """As block_ranks, of 3x3 convolutions; 0 leaves a block's out."""
+
+    @field_validator("init", mode="before")
+    @classmethod
+    def _is_no_method(cls, init: object) -> object:
+        """What PEFT's init_lora_weights takes is looked for here."""
+        if str(init).startswith("pissa") and not Path(str(init)).suffix:
+            raise ValueError('is a LoRA file; PiSSA is [rounds].start = "pissa"')
+        return init
 
     @model_validator(mode="after")
     def _says_blocks(self) -> Self:

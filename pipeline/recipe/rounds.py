@@ -22,7 +22,7 @@ DAMPED = 0.5
 """What "damped" merges every round at. With tens of pictures a search takes all of round 1 and
 little of what follows; half of each, fitted together at the end, does better."""
 
-StartPolicy = Literal["fresh", "kept", "gradient", "carried"]
+StartPolicy = Literal["fresh", "kept", "gradient", "carried", "pissa"]
 
 
 class Rounds(Section):
@@ -50,7 +50,8 @@ class Rounds(Section):
     start: StartPolicy = "fresh"
     """How a round's LoRA starts, its optimizer always anew. fresh: a random down and an up of 0.
     kept: the down of the round before. gradient: a down along the gradient's leading directions.
-    carried: half of the last LoRA's directions are trained on, the gradient's beside them."""
+    carried: half of the last LoRA's directions are trained on, the gradient's beside them.
+    pissa: the weights' own leading directions; files of twice the rank, and lower rates."""
     strength: Literal["auto", "damped"] | Strength | Strengths = "auto"
     """The factor on a round's delta: searched on held-out loss; one number; or a list whose last
     value repeats. damped: 0.5 in every round, for tens of pictures."""

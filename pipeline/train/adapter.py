@@ -17,6 +17,7 @@ from pipeline.train.counted import seed_of
 from pipeline.train.denoiser import ENCODERS, Denoiser
 from pipeline.train.dora import begin_magnitudes, dora_scale, has_magnitudes
 from pipeline.train.naming import kohya_names
+from pipeline.train.principal import whole
 from pipeline.train.targets import Target, targets
 
 NAME = "round"
@@ -111,11 +112,11 @@ def factors(network: Denoiser) -> dict[str, Tensor]:
     DoRA also dora_scale (out, 1[, 1, 1])."""
     tensors = {}
     for key, layer in named(network):
-        down = layer.lora_A[NAME].weight
-        up = layer.lora_B[NAME].weight
+        down, up = whole(layer, NAME)
+        alpha = float(layer.lora_alpha[NAME]) * len(down) / len(layer.lora_A[NAME].weight)
         tensors[f"{key}.lora_down.weight"] = down.detach().float().cpu().contiguous()
         tensors[f"{key}.lora_up.weight"] = up.detach().float().cpu().contiguous()
-        tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[NAME]))
+        tensors[f"{key}.alpha"] = torch.tensor(alpha)
         if has_magnitudes(layer, NAME):
             tensors[f"{key}.dora_scale"] = dora_scale(layer, NAME)
     return tensors

@@ -37,8 +37,11 @@ def _directions(share: float, module: nn.Module, _: Any, projected: Tensor) -> T
     rank = len(module.weight)  # type: ignore[arg-type]
     size = [1] * projected.dim()
     size[0] = len(projected)
-    size[1 if isinstance(module, nn.Conv2d) else -1] = rank
+    along = 1 if isinstance(module, nn.Conv2d) else -1
+    size[along] = rank
     kept = torch.rand(size, device=projected.device) >= share
+    # A direction that began elsewhere than at 0 stands there twice.
+    kept = torch.cat([kept] * (projected.shape[along] // rank), along)
     return projected * (kept / (1 - share)).to(projected.dtype)
 
 

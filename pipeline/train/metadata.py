@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from merge.lineage import ARCHITECTURES
 from pipeline.models.components import Family
 from pipeline.recipe import BuildRecipe
+from pipeline.recipe.lora import Lora
 from pipeline.train.carry import MARK, SHARE
 from pipeline.train.plan import RoundTraining
 
@@ -42,6 +43,8 @@ def lora_metadata(
         carried: whether the file takes back a part of the one before.
     """
     lora, train, rate = recipe.lora, recipe.train, training.learning_rate
+    # As the file has them.
+    times = 2 if training.start.principal else 1
     title, side = f"{recipe.name}-round-{training.round:02d}", recipe.resize.resolution
     said = {
         "modelspec.architecture": f"{ARCHITECTURES['sdxl' if family == 'sdxl' else 'sd15']}/lora",
@@ -56,8 +59,8 @@ def lora_metadata(
         "ss_gradient_accumulation_steps": str(train.accumulation),
         "ss_learning_rate": str(rate),
         "ss_lr_scheduler": train.scheduler,
-        "ss_network_alpha": str(lora.linear_alpha),
-        "ss_network_dim": str(lora.rank),
+        "ss_network_alpha": str(lora.linear_alpha * times),
+        "ss_network_dim": str(lora.rank * times),
         "ss_network_module": "lycoris.kohya" if lora.dora else "networks.lora",
         "ss_num_train_images": str(len(training.pictures)),
         "ss_optimizer": train.optimizer,
@@ -73,7 +76,7 @@ def lora_metadata(
         said["ss_network_dropout"] = str(lora.dropout)
     if lora.max_norm is not None:
         said["ss_scale_weight_norms"] = str(lora.max_norm)
-    if arguments := _arguments(recipe):
+    if arguments := _arguments(lora, times):
         said["ss_network_args"] = json.dumps(arguments)
     if shares:
         encoders = ("te",) if family == "sd15" else ("te1", "te2")
@@ -84,12 +87,14 @@ def lora_metadata(
     return said
 
 
-def _arguments(recipe: BuildRecipe) -> dict[str, str]:
+def _arguments(lora: Lora, times: int) -> dict[str, str]:
     """What kohya's network modules are told beside rank and alpha, by their names."""
-    lora = recipe.lora
     told: dict[str, str] = {}
     if lora.conv_rank:
-        told |= {"conv_dim": str(lora.conv_rank), "conv_alpha": str(lora.convolution_alpha)}
+        told |= {
+            "conv_dim": str(lora.conv_rank * times),
+            "conv_alpha": str(lora.convolution_alpha * times),
+        }
     if lora.dora:
         told |= {"algo": "lora", "dora_wd": "True"}
     dropouts = {"rank_dropout": lora.rank_dropout, "module_dropout": lora.module_dropout}

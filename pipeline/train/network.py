@@ -20,6 +20,7 @@ from pipeline.train.initial import go_on_from
 from pipeline.train.naming import kohya_names
 from pipeline.train.plan import Earlier, RoundTraining
 from pipeline.train.precision import storage_of
+from pipeline.train.principal import principal
 from pipeline.train.start import begin
 from pipeline.train.storage import loaded_in, store
 from pipeline.train.targets import Target, targets
@@ -61,12 +62,15 @@ def load_network(
     mixed: str,
     carried: Carried,
     text: TextStack | None = None,
+    *,
+    resumed: bool = False,
 ) -> tuple[Denoiser, list[Target]]:
     """What a round trains, in training mode, and the layers that its LoRA covers.
 
     Args:
         carried: taken out of the weights and put into the LoRA.
         text: of `live_text`.
+        resumed: whether a resume point will say where the LoRA began.
     """
     storage = storage_of(recipe.train, mixed)
     # What is carried is taken out of float32 weights.
@@ -77,6 +81,8 @@ def load_network(
     if not covered:
         raise RequestError("[lora] covers no layer of this base.")
     carried = within(carried, network, covered)
+    looks = training.start.principal and not resumed
+    leading = principal(network, covered, training.seed) if looks else {}
     beside = [read_beside(earlier) for earlier in training.beside]
     if recipe.train.earlier_beside:
         # These weights' grid would swallow it.
@@ -89,7 +95,7 @@ def load_network(
         network.enable_gradient_checkpointing()
     covered = attach(network, recipe.lora, training.seed)
     add_dropouts(network, recipe.lora)
-    begin(network, training.start, carried)
+    begin(network, training.start, carried, leading)
     if training.start.init is not None:
         go_on_from(network, training.start.init)
     network.train()

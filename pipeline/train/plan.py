@@ -25,6 +25,11 @@ class Start:
         """Whether a gradient is asked for directions."""
         return self.init is None and self.policy in ("gradient", "carried")
 
+    @property
+    def principal(self) -> bool:
+        """Whether the weights are asked for their leading directions."""
+        return self.init is None and self.policy == "pissa"
+
 
 @dataclass(frozen=True)
 class Earlier:

@@ -39,7 +39,7 @@ class State:
     """As in RoundTraining."""
     step: int
     parameters: Mapping[str, Tensor]
-    """What is trained, by name, on the CPU."""
+    """What is trained, by name, on the CPU, and where it began if that is of the weights."""
     order: tuple[str, ...]
     """Their names as the optimizer counts them."""
     optimizer: Mapping[str, Any]
@@ -144,13 +144,14 @@ def take(state: State, parameters: Mapping[str, nn.Parameter], folder: Path) -> 
     """Puts a resume point's values into `parameters`.
 
     Raises:
-        RequestError: its LoRA has other layers or ranks.
+        RequestError: its LoRA has other layers, ranks or beginnings.
     """
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     if {name: tuple(value.shape) for name, value in state.parameters.items()} != shapes:
         raise RequestError(
-            f"The resume point in {folder} is of a LoRA with other layers or ranks, which cannot "
-            f"be gone on with. Put [lora] back, or delete {folder} to train the round anew."
+            f"The resume point in {folder} is of a LoRA with other layers or ranks, or of another "
+            "start, which cannot be gone on with. Put [lora] and [rounds].start back, or delete "
+            f"{folder} to train the round anew."
         )
     for name, parameter in parameters.items():
         parameter.data.copy_(state.parameters[name])

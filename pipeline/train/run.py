@@ -29,6 +29,7 @@ from pipeline.train.network import live_text, load_network, within
 from pipeline.train.objective import noisy, target
 from pipeline.train.plan import RoundTraining
 from pipeline.train.precision import mixed_precision
+from pipeline.train.principal import beginnings
 from pipeline.train.resume import State, has_state, load_state, require_same, save_state, take
 from pipeline.train.start import BATCHES, aim
 from pipeline.train.weighting import training_losses
@@ -75,13 +76,17 @@ class Run:
         chain = zip(start.loras, start.strengths, strict=True)
         self.carried = carried_over(tuple(chain)) if start.policy == "carried" else {}
         """What the LoRA was given of the one before, and its saved file takes back."""
+        resumed, mixed = has_state(training.folder), self.accelerator.mixed_precision
         self.network, self.covered = load_network(
-            recipe, training, self.accelerator.mixed_precision, self.carried, text
+            recipe, training, mixed, self.carried, text, resumed=resumed
         )
         self.carried = within(self.carried, self.network, self.covered)
         require_fit(self.feed.at(0), self.network.unet, training)
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         """What is trained, by name."""
+        self._kept = {**self.parameters, **beginnings(self.network)}
+        """The same, and what it began at where that is of the weights: a decomposition done again
+        elsewhere may turn its directions around."""
         channels_last = train.channels_last
         if channels_last == "auto":
             channels_last = self.accelerator.device.type == "cuda"
@@ -90,7 +95,7 @@ class Run:
         if train.compile:
             self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
         self._denoiser = self.accelerator.prepare(self.network)
-        if start.aims and not has_state(training.folder):
+        if start.aims and not resumed:
             aim(self.network, self.carried, self._gradients)
         self.max_norm: MaxNorm | None = None
         if recipe.lora.max_norm is not None:
@@ -139,7 +144,7 @@ class Run:
         if state is None:
             return
         changed = require_same(state, self.training)
-        take(state, self.parameters, self.training.folder)
+        take(state, self._kept, self.training.folder)
         if changed:
             self.learner.force(state)
         else:
@@ -229,7 +234,7 @@ class Run:
                 fingerprint=self.training.fingerprint,
                 settings=self.training.settings,
                 step=self.step,
-                parameters={n: p.detach().cpu() for n, p in self.parameters.items()},
+                parameters={n: p.detach().cpu() for n, p in self._kept.items()},
                 losses=tuple(self.losses.values),
                 seconds=self.seconds,
                 forced=self.forced,

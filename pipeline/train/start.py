@@ -4,6 +4,7 @@
     kept       the down of the round before, up 0
     gradient   down from the gradient's leading right singular directions, up 0
     carried    half of the last LoRA's directions, trained on; beside them the gradient's, up 0
+    pissa      the weights' own leading directions (pipeline.train.principal)
 
 The gradient of a layer's weight G (out, in) is never made: with up 0 the gradient of up is
 scale x G x downᵀ, and with down 0 that of down is scale x upᵀ x G. Two passes over a few batches
@@ -22,6 +23,7 @@ from pipeline.train.adapter import NAME, named, trainable
 from pipeline.train.carry import Carried
 from pipeline.train.denoiser import Denoiser
 from pipeline.train.plan import Start
+from pipeline.train.principal import begin_there
 
 BATCHES = 8
 """That a gradient is the mean of."""
@@ -29,12 +31,19 @@ KAIMING = 3**-0.5
 """The norm of a row that Kaiming draws, whatever the layer's width."""
 
 
-def begin(network: Denoiser, start: Start, carried: Carried) -> None:
-    """Fills a fresh adapter with what is taken over; `carried` was taken out of the weights."""
+def begin(network: Denoiser, start: Start, carried: Carried, leading: Carried) -> None:
+    """Fills a fresh adapter with what is taken over.
+
+    Args:
+        carried: was taken out of the weights.
+        leading: the weights' own directions, for the policy that begins at them.
+    """
     last = load_file(start.loras[-1]) if start.policy == "kept" and start.loras else {}
     for name, layer in named(network):
         down, up = _factors(layer)
-        if name in carried:
+        if start.principal:
+            begin_there(layer, NAME, leading.get(name))
+        elif name in carried:
             rank, root = len(carried[name].down), layer.scaling[NAME] ** 0.5
             down[:rank] = carried[name].down / root
             up[:, :rank] = carried[name].up / root

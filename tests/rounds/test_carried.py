@@ -1,4 +1,4 @@
-"""A build of carried rounds: one file a round, judged, merged and rebuilt like any other."""
+"""Rounds that start at directions that are there: a file each, merged and rebuilt as others."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,8 +15,11 @@ from pipeline.rounds.stage import parts
 
 
 @pytest.mark.drill
-def test_a_carried_build(fresh_job: Callable[..., Job], tmp_path: Path) -> None:
-    changes = ("[rounds]\n", '[rounds]\nstart = "carried"\ngate = "always"\nstrength = 0.5\n')
+@pytest.mark.parametrize(("start", "ranks"), [("carried", [4, 6, 6]), ("pissa", [8, 8, 8])])
+def test_their_build(
+    fresh_job: Callable[..., Job], tmp_path: Path, start: str, ranks: list[int]
+) -> None:
+    changes = ("[rounds]\n", f'[rounds]\nstart = "{start}"\ngate = "always"\nstrength = 0.5\n')
     job = fresh_job(changes)
     for part in parts(job):
         part.run(job, Silent())
@@ -25,12 +28,12 @@ def test_a_carried_build(fresh_job: Callable[..., Job], tmp_path: Path) -> None:
     # Held-out losses see the net delta on the checkpoint before: at 0 the function is that one's.
     for before, after in pairwise(ledger.rounds):
         assert after.heldout_before == pytest.approx(before.heldout_after, rel=2e-3)
-    ranks = []
+    found = []
     for number in (1, 2, 3):
         tensors = load_file(job.folder.round(number).lora)
         name = next(key for key in tensors if key.endswith("to_q.lora_down.weight"))
-        ranks.append(len(tensors[name]))
-    assert ranks == [4, 6, 6]
+        found.append(len(tensors[name]))
+    assert found == ranks
     for number in (2, 3):
         planned = plan(job.folder, ledger, job.workspace.identities, number)
         # Raises where the bytes are not those that training saw.

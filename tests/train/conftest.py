@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pipeline.artefacts.chain import CAPTIONS_FILE, INDEX_FILE
 from pipeline.artefacts.identity import fingerprint
@@ -138,3 +140,19 @@ def plan(shards: Path, tmp_path: Path) -> TrainMaker:
         return recipe, replace(training, **asked.get("training", {}))
 
     return make
+
+
+@pytest.fixture
+def said() -> Callable[[UNet2DConditionModel], Tensor]:
+    """What a UNet of this size predicts for two noises, and it is in training after it again."""
+
+    @torch.no_grad()
+    def prediction(unet: UNet2DConditionModel) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        latents = torch.randn(2, 4, 8, 8, generator=generator)
+        hidden = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator)
+        answer: Tensor = unet.eval()(latents, torch.tensor([100, 700]), hidden).sample
+        unet.train()
+        return answer
+
+    return prediction

@@ -13,6 +13,9 @@ import merge
 from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, factors, save_lora, trainable
 from pipeline.train.denoiser import Denoiser
+from pipeline.train.plan import Start
+from pipeline.train.principal import principal
+from pipeline.train.start import begin
 
 KINDS = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}
 FORMS = {
@@ -20,6 +23,7 @@ FORMS = {
     "conv": Lora(rank=4, alpha=3, conv_rank=2, conv_alpha=1),
     "rslora": Lora(rank=6, alpha=2, rslora=True, conv_rank=2, preset="full"),
     "blocks": Lora(rank=6, alpha=2, conv_rank=2, blocks="IN01-03, M00", block_ranks="M00 = 3"),
+    "pissa": Lora(rank=4, alpha=3, conv_rank=2, conv_alpha=1),
 }
 
 
@@ -69,6 +73,8 @@ def test_diffusers_and_our_merge_sample_what_our_model_did(
     plain = sampled(pipeline)
     network = Denoiser(pipeline.unet)
     covered = attach(network, FORMS[form], seed=5)
+    if form == "pissa":
+        begin(network, Start("pissa"), {}, principal(network, covered, seed=5))
     generator = torch.Generator().manual_seed(2)
     for parameter in trainable(network):
         parameter.data += torch.randn(parameter.shape, generator=generator) * 0.05

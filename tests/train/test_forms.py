@@ -135,6 +135,8 @@ BUILD: dict[str, Any] = {
         ({"lora": {"dora": True, "rank_dropout": 0.1}}, "has dora with rank_dropout"),
         ({"lora": {"rslora": True, "block_ranks": "M00 = 2"}}, "has rslora and ranks of blocks"),
         ({"lora": {"max_norm": 1}, "rounds": {"start": "carried"}}, "would scale back"),
+        ({"rounds": {"start": "pissa", "refit": False}}, '"pissa" with .*dora.*Use another start'),
+        ({"lora": {"max_norm": 1}, "rounds": {"start": "pissa"}}, "do not scale what they add"),
         (
             {"lora": {"max_norm": 1}, "train": {"optimizer": "schedulefreeadamw"}},
             r"\[lora\].max_norm with \[train\].optimizer schedulefreeadamw",

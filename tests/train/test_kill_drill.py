@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
-from pipeline.train.plan import RoundTraining
+from pipeline.train.plan import RoundTraining, Start
 from pipeline.train.product import LORA
 from pipeline.train.round import train_round
 
@@ -30,6 +30,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
         "train": {"accumulation": 2},
         "lora": {"dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.2},
     },
+    "pissa": {"train": {"ema_decay": 0.95}, "lora": {"conv_rank": 2}, "start": {"policy": "pissa"}},
     "dora": {"train": {"ema_decay": 0.95}, "lora": {"conv_rank": 2, "dora": True}},
 }
 
@@ -48,7 +49,8 @@ def test_killed_ten_times_it_ends_in_the_same_bytes(plan: TrainMaker, form: str)
     train = {"save_every": 2, "trackers": (), **FORMS[form].get("train", {})}
 
     def start(name: str) -> tuple[Any, RoundTraining]:
-        recipe, training = plan(name, steps=STEPS, train=train, lora=lora)
+        begun = {"start": Start(**FORMS[form].get("start", {}))}
+        recipe, training = plan(name, steps=STEPS, train=train, lora=lora, training=begun)
         child = context.Process(target=train_round, args=(recipe, training, Silent()))
         child.start()
         return child, training

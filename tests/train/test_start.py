@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,18 +25,10 @@ from pipeline.train.run import Run
 from pipeline.train.start import KAIMING
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
+Said = Callable[[Any], Tensor]
 RANKS = {"rank": 4, "alpha": 3, "conv_rank": 2}
 FAST = {"learning_rate": 2e-2, "lora": RANKS}
 """Rates at which a few steps change a lot."""
-
-
-@torch.no_grad()
-def said(unet: UNet2DConditionModel) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    latents = torch.randn(2, 4, 8, 8, generator=generator)
-    hidden = torch.randn(2, 77, unet.config.cross_attention_dim, generator=generator)
-    answer: Tensor = unet.eval()(latents, torch.tensor([100, 700]), hidden).sample
-    return answer
 
 
 def laid(recipe: BuildRecipe, chain: list[tuple[Path, float]], out: Path) -> Path:
@@ -66,7 +57,7 @@ def two(plan: TrainMaker, tmp_path: Path) -> list[tuple[Path, float]]:
 
 
 def test_a_carried_start_leaves_the_function(
-    plan: TrainMaker, two: list[tuple[Path, float]], tmp_path: Path
+    said: Said, plan: TrainMaker, two: list[tuple[Path, float]], tmp_path: Path
 ) -> None:
     """Weights less what is carried, and the LoRA that holds it: the checkpoint before, by merge."""
     for rounds in (1, 2):
@@ -86,7 +77,7 @@ def test_a_carried_start_leaves_the_function(
 
 
 def test_the_saved_delta_is_what_training_saw(
-    plan: TrainMaker, two: list[tuple[Path, float]], tmp_path: Path
+    said: Said, plan: TrainMaker, two: list[tuple[Path, float]], tmp_path: Path
 ) -> None:
     """One file, merged at 1 by merge's route, is the network at the end of a carried round."""
     recipe, training = plan("seen", **FAST)

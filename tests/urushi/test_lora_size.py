@@ -13,7 +13,9 @@ from pipeline.recipe.base import Base
 from pipeline.recipe.lora import Lora
 from pipeline.train.adapter import attach, factors
 from pipeline.train.denoiser import Denoiser, encoder_names
-from urushi.lora_size import lora_bytes, text_lora_bytes
+from pipeline.train.plan import Start
+from pipeline.train.start import begin
+from urushi.lora_size import SAVED, lora_bytes, text_lora_bytes
 
 _source = Path(__file__).parent.parent / "models" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("models_for_sizes", _source)
@@ -53,6 +55,15 @@ def test_it_is_what_training_writes(tmp_path: Path, lora: Lora) -> None:
     attach(network, lora, seed=1)
     trained = factors(network)
     assert lora_bytes(base, lora) == sum(t.numel() * 4 for t in trained.values())
+
+
+def test_from_the_weights_own_directions_it_is_twice_as_much(tiny: Any) -> None:
+    network, lora = Denoiser(load_unet(tiny.as_folder)), Lora(rank=4, conv_rank=2)
+    attach(network, lora, seed=1)
+    begin(network, Start("pissa"), {}, {})
+    written = sum(4 * t.numel() for t in factors(network).values())
+    plain = lora_bytes(tiny.as_folder, lora)
+    assert plain is not None and written == pytest.approx(SAVED["pissa"] * plain, rel=0.02)
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
