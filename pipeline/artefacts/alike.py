@@ -19,7 +19,7 @@ BANDS = (0, 13, 26, 39, 52, 64)
 """Bits at which a hash is cut in five. Two that differ in four bits are equal in one part: only
 those that share a part need comparing."""
 MANY = 64
-"""Pictures that are compared each with each in one go."""
+"""Pictures of one part of which each is compared with each. Larger ones are mostly blank pages."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,20 @@ def alike(pictures: Sequence[Seen]) -> list[list[str]]:
     for low, high in pairwise(BANDS):
         part = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(part, kind="stable")
-        cuts = np.flatnonzero(np.diff(part[order])) + 1
-        for bucket in np.split(order, cuts):
-            if len(bucket) > 1 and _may_join(bucket, hashes):
-                _join(bucket, hashes, ratios, same)
+        sizes = np.unique(part, return_counts=True)[1]
+        many = sizes > MANY
+        for end, size in zip(np.cumsum(sizes)[many], sizes[many], strict=True):
+            _join(order[end - size : end], hashes, ratios, same)
+        # Of small buckets each with the next, with the one after that, of all buckets at once.
+        few = order[~np.repeat(many, sizes)]
+        for apart in range(1, MANY):
+            shared = part[few[apart:]] == part[few[:-apart]]
+            if not shared.any():
+                break
+            one, other = few[:-apart][shared], few[apart:][shared]
+            near = _near(hashes, ratios, one, other)
+            for pair in zip(one[near].tolist(), other[near].tolist(), strict=True):
+                same.join(*pair)
     found: dict[int, list[str]] = {}
     for number, picture in enumerate(pictures):
         found.setdefault(same.first(number), []).append(picture.md5)
@@ -67,19 +77,21 @@ def _join(
         reached, rest = [rest[0]], rest[1:]
         while reached and len(rest):
             one = reached.pop()
-            near = np.bitwise_count(hashes[rest] ^ hashes[one]) <= ALIKE
-            apart = np.abs(ratios[rest] - ratios[one])
-            near &= apart <= 0.01 * np.maximum(ratios[rest], ratios[one])
+            near = _near(hashes, ratios, rest, one)
             for other in rest[near]:
                 same.join(int(one), int(other))
             reached.extend(rest[near])
             rest = rest[~near]
 
 
-def _may_join(bucket: NDArray[np.intp], hashes: NDArray[np.uint64]) -> bool:
-    """Whether two of a bucket differ in few bits: mostly not, and all pairs are soon compared."""
-    if len(bucket) > MANY:
-        return True
-    found = hashes[bucket]
-    pairs = np.bitwise_count(found[:, None] ^ found) <= ALIKE
-    return bool(pairs.sum() > len(bucket))
+def _near(
+    hashes: NDArray[np.uint64],
+    ratios: NDArray[np.float64],
+    these: NDArray[np.intp],
+    those: NDArray[np.intp] | np.intp,
+) -> NDArray[np.bool_]:
+    """Whether pictures look alike, pair by pair: few bits apart and of one shape."""
+    near: NDArray[np.bool_] = np.bitwise_count(hashes[these] ^ hashes[those]) <= ALIKE
+    apart = np.abs(ratios[these] - ratios[those])
+    near &= apart <= 0.01 * np.maximum(ratios[these], ratios[those])
+    return near

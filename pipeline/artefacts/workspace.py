@@ -6,6 +6,12 @@ from pathlib import Path
 from pipeline.artefacts.identity import Identities
 
 SINGLE_FILE = ".safetensors"
+ORIGINALS = "originals"
+
+
+def original_name(md5: str, extension: str) -> str:
+    """Where an original lies in its dataset's folder: as text, for it is asked of every picture."""
+    return f"{ORIGINALS}/{md5[:2]}/{md5[2:4]}/{md5}.{extension}"
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,11 @@ class DatasetFolder:
 
     @property
     def originals(self) -> Path:
-        return self.root / "originals"
+        return self.root / ORIGINALS
 
     def original(self, md5: str, extension: str) -> Path:
         """originals/ab/cd/MD5.ext."""
-        return Path(self.originals, md5[:2], md5[2:4], f"{md5}.{extension}")
+        return Path(self.root, original_name(md5, extension))
 
     @property
     def parts(self) -> Path:

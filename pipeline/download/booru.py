@@ -17,7 +17,7 @@ from itertools import groupby
 from pipeline.artefacts.chain import download_fingerprint
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
-from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.artefacts.workspace import DatasetFolder, original_name
 from pipeline.download.aliases import Aliases
 from pipeline.download.breaker import Breaker
 from pipeline.download.choice import Choice, Facts
@@ -137,8 +137,14 @@ def from_booru(visit: Visit) -> Receipt:
     choice = _settled(visit, Examiner(visit.store, visit.folder, visit.rules.most_pixels))
     choice.log()
     doubles = choice.doubles()
-    failures = list(_failures(visit, choice, doubles))
-    kept = [seen for _, _, seen in choice.here() if seen.md5 not in doubles]
+    failures = list(_failures(visit.store.site, choice))
+    kept = []
+    for _, source, seen in choice.here():
+        if seen.md5 not in doubles:
+            kept.append(seen)
+            continue
+        reason = f"{source} double: its pixels are those of {doubles[seen.md5]}"
+        failures.append(Failure(md5=seen.md5, reason=reason))
     if not kept:
         reasons = "; ".join(sorted({failure.reason for failure in failures})[:3])
         left = "; ".join(f"{count} {why}" for why, count in choice.left.items())
@@ -170,7 +176,7 @@ def _settled(visit: Visit, examiner: Examiner) -> Choice:
             with visit.progress.bar(visit.what, choice.count, "pictures", done) as bar:
                 visit.originals.settle(choice.wanted(), todo, bar, examiner)
         # What an earlier run left, killed between a file and the look at it.
-        examine_all(examiner, choice.wanted(), visit.progress, visit.what)
+        examine_all(examiner, choice.unexamined(), visit.progress, visit.what)
         if not todo.files:
             return choice
     raise UrushiError(
@@ -184,7 +190,6 @@ def _records(visit: Visit, choice: Choice, doubles: dict[str, str]) -> Iterator[
     twins: dict[str, list[str]] = {}
     for md5, first in doubles.items():
         twins.setdefault(first, []).append(md5)
-    root = f"{visit.folder.root.as_posix()}/"
     here = ((seen.md5, extension) for extension, _, seen in choice.here())
     md5, extension = next(here)
     for posted, group in groupby(choice.facts(), key=lambda facts: facts.md5):
@@ -194,8 +199,7 @@ def _records(visit: Visit, choice: Choice, doubles: dict[str, str]) -> Iterator[
         posts = list(group)
         if md5 not in doubles:
             also = [facts for twin in twins.get(md5, ()) for facts in choice.facts(twin)]
-            path = visit.folder.original(md5, extension).as_posix().removeprefix(root)
-            yield _record(visit.store.site, path, posts, also)
+            yield _record(visit.store.site, original_name(md5, extension), posts, also)
         md5, extension = next(here, ("", ""))
 
 
@@ -223,16 +227,11 @@ def _record(site: str, path: str, posts: list[Facts], also: list[Facts]) -> Imag
     )
 
 
-def _failures(visit: Visit, choice: Choice, doubles: dict[str, str]) -> Iterator[Failure]:
+def _failures(site: str, choice: Choice) -> Iterator[Failure]:
     """What should have come and could not: files by md5, hidden posts without one."""
-    site = visit.store.site
-    for item in choice.wanted():
-        if item.state != "have":
-            reason = f"{site}:{item.post_id} {item.state}: {item.reason}"
-            yield Failure(md5=item.md5, reason=reason)
-        elif item.md5 in doubles:
-            reason = f"{site}:{item.post_id} double: its pixels are those of {doubles[item.md5]}"
-            yield Failure(md5=item.md5, reason=reason)
+    for item in choice.lost():
+        reason = f"{site}:{item.post_id} {item.state}: {item.reason}"
+        yield Failure(md5=item.md5, reason=reason)
     for post_id in choice.hidden():
         yield Failure(md5="", reason=f"{site}:{post_id} hidden: the site does not show its file")
     for post_id, md5 in choice.untold():

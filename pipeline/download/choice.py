@@ -5,9 +5,10 @@ a line added to a do-not-train list count from the next export on. All of it is 
 temporary tables, so that a million posts take seconds and no memory to speak of.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
@@ -25,6 +26,12 @@ CHOSEN = (
     "CREATE TEMP TABLE IF NOT EXISTS chosen"
     " (rank INTEGER PRIMARY KEY, md5 TEXT UNIQUE, post_id INTEGER)"
 )
+TAGS = (
+    "(SELECT json_group_object(name, category) FROM (SELECT t.name, t.category FROM post_tag"
+    " JOIN tag t USING (tag_id) WHERE post_tag.site = p.site AND post_tag.post_id = p.post_id"
+    " ORDER BY position))"
+)
+"""A post's, in its order, as one value: a row for each takes Python twice as long."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,6 @@ class Wanted:
     """By its bytes, where the file is here."""
     bytes_on_disk: int | None
     """As verified, where the file is here."""
-    examined: bool
-    """Whether it was decoded to its last row, where the file is here."""
 
 
 @dataclass(frozen=True)
@@ -73,40 +78,41 @@ class Choice:
         self._crawl = crawl
         self._rules = rules
         judge(store, rules)
-        self.count = self._choose()
-        self.oldest = self._oldest()
+        left = Counter[str]()
+        self.count, self.oldest = self._choose(left)
+        self.left = dict(sorted(left.items()))
+        """Why posts of the search are not taken, and how many for each reason."""
 
     def wanted(self) -> Iterator[Wanted]:
         """The files, newest first."""
+        return self._files("TRUE")
+
+    def lost(self) -> Iterator[Wanted]:
+        """Those that are not here, newest first."""
+        return self._files("j.state IS NOT 'have'")
+
+    def unexamined(self) -> Iterator[Wanted]:
+        """Those that are here and were not decoded yet, newest first."""
+        return self._files("j.state = 'have' AND j.examined_at IS NULL")
+
+    def _files(self, which: str) -> Iterator[Wanted]:
         rank = -1
         while True:
             with self._store.errors():
                 rows = self._db.execute(
                     "SELECT c.rank, c.md5, c.post_id, p.file_url, p.bytes, p.width, p.height,"
-                    " coalesce(j.state, 'planned'), coalesce(j.reason, ''), j.extension, j.bytes,"
-                    " j.examined_at IS NOT NULL FROM temp.chosen c"
+                    " coalesce(j.state, 'planned'), coalesce(j.reason, ''), j.extension, j.bytes"
+                    " FROM temp.chosen c"
                     " JOIN post p ON p.site = ? AND p.post_id = c.post_id"
-                    " LEFT JOIN job j ON j.md5 = c.md5 WHERE c.rank > ? ORDER BY c.rank LIMIT ?",
+                    " LEFT JOIN job j ON j.md5 = c.md5"
+                    f" WHERE c.rank > ? AND {which} ORDER BY c.rank LIMIT ?",
                     (self._store.site, rank, CHUNK),
                 ).fetchall()
             if not rows:
                 return
             rank = rows[-1][0]
             for _, md5, post_id, url, size, width, height, *job in rows:
-                state, reason, extension, on_disk, examined = job
-                shape = Size(width, height)
-                yield Wanted(
-                    md5,
-                    post_id,
-                    url,
-                    size,
-                    shape,
-                    state,
-                    reason,
-                    extension,
-                    on_disk,
-                    bool(examined),
-                )
+                yield Wanted(md5, post_id, url, size, Size(width, height), *job)
 
     def facts(self, md5: str | None = None) -> Iterator[Facts]:
         """What the posts of the files, or of one, say: by md5 and then by id, the oldest first."""
@@ -114,21 +120,20 @@ class Choice:
         with self._store.errors():
             rows = self._db.execute(
                 "SELECT f.md5, p.post_id, p.width, p.height, p.rating, p.score, p.created_at,"
-                " p.fetched_at, p.parent_id"
+                f" p.fetched_at, p.parent_id, {TAGS}"
                 f" FROM temp.chosen f CROSS JOIN post p ON p.md5 = f.md5 {self._in_crawl()}"
                 f" WHERE {self._verdict()} IS NULL{one} ORDER BY f.md5, p.post_id",
                 (*self._bound(), *([] if md5 is None else [md5])),
             )
-            for name, post_id, width, height, rating, score, created_at, fetched_at, up in rows:
+            for name, post_id, width, height, *said, parent, categories in rows:
                 tags: dict[str, list[str]] = {}
-                for category, tag in self._db.execute(
-                    "SELECT t.category, t.name FROM post_tag JOIN tag t USING (tag_id)"
-                    " WHERE post_tag.site = ? AND post_id = ? ORDER BY position",
-                    (self._store.site, post_id),
-                ):
+                for tag, category in json.loads(categories).items():
                     tags.setdefault(category, []).append(tag)
+                rating, score, created_at, fetched_at = said
                 size = Size(width, height)
-                yield Facts(name, post_id, size, rating, score, created_at, fetched_at, tags, up)
+                yield Facts(
+                    name, post_id, size, rating, score, created_at, fetched_at, tags, parent
+                )
 
     def outstanding(self) -> tuple[int, int, int]:
         """Files that have not come to an end, their bytes as posts state them, and of how many no
@@ -162,34 +167,29 @@ class Choice:
         """
         same = Same[tuple[int, str]]()
         shared = (
-            "FROM temp.chosen c JOIN post p ON p.site = ? AND p.post_id = c.post_id"
-            " JOIN job j ON j.md5 = c.md5 AND j.state = 'have'"
+            "FROM temp.chosen c CROSS JOIN post p ON p.site = ? AND p.post_id = c.post_id"
+            " CROSS JOIN job j ON j.md5 = c.md5 AND j.state = 'have'"
         )
         with self._store.errors():
             for digest in ("j.pixels", "p.pixel_hash"):
+                # Two questions: mostly there are none, and SQLite would look at all files twice.
+                several = self._db.execute(
+                    f"SELECT {digest} {shared} WHERE {digest} IS NOT NULL GROUP BY 1"
+                    " HAVING count(*) > 1",
+                    (self._store.site,),
+                ).fetchall()
+                if not several:
+                    continue
                 rows = self._db.execute(
                     f"SELECT {digest}, c.post_id, c.md5 {shared} WHERE {digest} IN"
-                    f" (SELECT {digest} {shared} GROUP BY {digest} HAVING count(*) > 1)"
-                    " ORDER BY 1, 2",
-                    (self._store.site, self._store.site),
+                    " (SELECT value FROM json_each(?)) ORDER BY 1, 2",
+                    (self._store.site, json.dumps([found for (found,) in several])),
                 )
                 for _, group in groupby(rows, key=itemgetter(0)):
                     (_, *first), *others = group
                     for _, *other in others:
                         same.join((first[0], first[1]), (other[0], other[1]))
         return {md5: first for (_, md5), (_, first) in same.doubles().items()}
-
-    @cached_property
-    def left(self) -> dict[str, int]:
-        """Why posts of the search are not taken, and how many for each reason."""
-        with self._store.errors():
-            return dict(
-                self._db.execute(
-                    f"SELECT {self._verdict()} AS why, count(*) FROM post p {self._in_crawl()}"
-                    " WHERE p.post_id >= ? AND why IS NOT NULL GROUP BY why ORDER BY why",
-                    (*self._bound(), self.oldest),
-                ).fetchall()
-            )
 
     def hidden(self) -> Iterator[int]:
         """Posts of the search whose file is not for us."""
@@ -211,38 +211,43 @@ class Choice:
                 (now(),),
             )
 
-    def _choose(self) -> int:
-        """Fills temp.chosen with the newest files; returns how many."""
-        seen: set[bytes] = set()
+    def _choose(self, left: Counter[str]) -> tuple[int, int]:
+        """Fills temp.chosen with the newest files, and `left` with why posts were passed over.
 
-        def newest(candidates: Iterable[tuple[str, int]]) -> Iterator[tuple[int, str, int]]:
-            for md5, post_id in candidates:
+        Returns how many, and the id of the post from which on the search was looked at; 0 where it
+        was all of it.
+        """
+        seen: set[bytes] = set()
+        oldest = 0
+
+        def newest(
+            candidates: Iterable[tuple[str, int, str | None]],
+        ) -> Iterator[tuple[int, str, int]]:
+            nonlocal oldest
+            for md5, post_id, why in candidates:
+                if why is not None:
+                    left[why] += 1
+                    continue
                 key = bytes.fromhex(md5)  # A third of a text's memory.
                 if key not in seen:
                     yield len(seen), md5, post_id
                     seen.add(key)
                     if len(seen) >= self._rules.limit:
+                        oldest = post_id
                         return
 
         with self._store.transaction(temporary=True) as db:
             db.execute(CHOSEN)
             db.execute("DELETE FROM temp.chosen")
             candidates = db.execute(
-                "SELECT p.md5, p.post_id FROM crawl_post c JOIN post p ON p.site = ?"
-                f" AND p.post_id = c.post_id WHERE c.crawl_id = ? AND {self._verdict()} IS NULL"
+                f"SELECT p.md5, p.post_id, {self._verdict()} FROM crawl_post c JOIN post p"
+                " ON p.site = ? AND p.post_id = c.post_id WHERE c.crawl_id = ?"
                 " ORDER BY c.post_id DESC",
                 (self._store.site, self._crawl.id),
             )
             db.executemany("INSERT INTO temp.chosen VALUES (?, ?, ?)", newest(candidates))
             candidates.close()
-        return len(seen)
-
-    def _oldest(self) -> int:
-        """The id of the post from which on the search is looked at; 0 where it is all of it."""
-        if self.count < self._rules.limit:
-            return 0
-        with self._store.errors():
-            return int(self._db.execute("SELECT min(post_id) FROM temp.chosen").fetchone()[0])
+        return len(seen), oldest
 
     def _left_as(self, why: str) -> Iterator[tuple[int, str]]:
         if why not in self.left:

@@ -58,14 +58,14 @@ class Examiner:
 
 
 def examine_all(
-    examiner: Examiner, wanted: Iterable[Wanted], progress: Progress, what: str
+    examiner: Examiner, unexamined: Iterable[Wanted], progress: Progress, what: str
 ) -> None:
-    """Examines the files of `wanted` that are here and were not examined.
+    """Examines files that are here.
 
     Raises:
         OSError: the disk cannot be read.
     """
-    unseen = [(w.md5, w.extension or "") for w in wanted if w.state == "have" and not w.examined]
+    unseen = [(item.md5, item.extension or "") for item in unexamined]
     if not unseen:
         return
     todo = iter(unseen)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 
-from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.artefacts.workspace import DatasetFolder, original_name
 from pipeline.download.breaker import Breaker
 from pipeline.download.choice import Wanted
 from pipeline.download.content import EXTENSIONS, Picture
@@ -79,7 +79,7 @@ class Originals:
         self._delivery = Delivery(
             folder, site, asked, patience, breaker, ask_again, notes, say, rng
         )
-        self._root = str(folder.originals)
+        self._root = str(folder.root)
         self._tried: set[str] = set()
         self._landed: list[tuple[str, Picture, int]] = []
         self._noted = time.monotonic()
@@ -186,9 +186,9 @@ class Originals:
 
     def _is_open(self, item: Wanted) -> bool:
         if item.state == "have":
-            path = self._folder.original(item.md5, item.extension or "")
+            path = f"{self._root}/{original_name(item.md5, item.extension or '')}"
             try:
-                return path.stat().st_size != item.bytes_on_disk
+                return os.stat(path).st_size != item.bytes_on_disk
             except FileNotFoundError:
                 return True
         again = item.state == "failed" and item.md5 not in self._tried
@@ -196,8 +196,8 @@ class Originals:
 
     def _on_disk(self, md5: str) -> list[Path]:
         """Files under the names that this one could have."""
-        stem = f"{self._root}/{md5[:2]}/{md5[2:4]}"
-        if not os.path.isdir(stem):  # As text: this is asked of every file there is.
+        first = f"{self._root}/{original_name(md5, '')}"
+        if not os.path.isdir(os.path.dirname(first)):  # This is asked of every file there is.
             return []
         paths = (self._folder.original(md5, extension) for extension in EXTENSIONS)
         return [path for path in paths if os.path.isfile(path)]

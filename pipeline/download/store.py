@@ -190,15 +190,15 @@ class Store(Database):
 
     def formers(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """What those of these artists who were called otherwise were called, by their names."""
+        wanted = set(names)
         found: dict[str, tuple[str, ...]] = {}
         with self.errors():
-            for name in sorted(names):
-                rows = self.db.execute(
-                    "SELECT former FROM alias WHERE site = ? AND name = ? ORDER BY former",
-                    (self.site, name),
-                ).fetchall()
-                if rows:
-                    found[name] = tuple(row[0] for row in rows)
+            # All of them, for there are fewer than artists.
+            for name, former in self.db.execute(
+                "SELECT name, former FROM alias WHERE site = ? ORDER BY name, former", (self.site,)
+            ):
+                if name in wanted:
+                    found[name] = (*found.get(name, ()), former)
         return found
 
     def mark_missing(self, post_id: int) -> None:

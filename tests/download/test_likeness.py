@@ -80,11 +80,12 @@ def test_every_mode_has_looks(mode: str) -> None:
     assert len(looks(image).pixels) == 32
 
 
-def test_groups_are_those_that_comparing_all_pairs_gives() -> None:
+@pytest.mark.parametrize(("centres", "each"), [(40, 5), (2, 90)])
+def test_groups_are_those_that_comparing_all_pairs_gives(centres: int, each: int) -> None:
     rng = np.random.default_rng(4)
     hashes: list[int] = []
-    for centre in rng.integers(0, 2**63, 40):
-        for _ in range(5):
+    for centre in rng.integers(0, 2**63, centres):
+        for _ in range(each):
             flips = rng.choice(64, rng.integers(0, 7), replace=False)
             value = int(centre) ^ sum(1 << int(bit) for bit in flips)
             hashes.append(value - 2**64 if value >= 2**63 else value)
