@@ -5,12 +5,13 @@ kohya's sd-scripts (`conditioning_data_dir`), where masks bear their pictures' n
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.artefacts.chain import IMAGES_FILE
-from pipeline.artefacts.identity import Identities, fingerprint, mark_of
+from pipeline.artefacts.identity import Identities, fingerprint
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import ImageRecord, each_record
 from pipeline.artefacts.workspace import DatasetFolder
@@ -31,12 +32,22 @@ class Mask(NamedTuple):
     """BLAKE3 of the file."""
 
 
+class MaskFile(NamedTuple):
+    """A file that may be a mask, and what tells that it is still the same."""
+
+    path: str
+    bytes: int
+    inode: int
+    mtime: int
+    """Nanoseconds."""
+
+
 def is_label(name: str) -> bool:
     """Whether a file of this name beside pictures is a mask, and no picture."""
     return name.endswith(LABEL)
 
 
-def mask_files(dataset: DatasetRecipe) -> list[Path]:
+def mask_files(dataset: DatasetRecipe) -> list[MaskFile]:
     """Every file that may be a mask of one of the dataset's pictures, in order.
 
     Raises:
@@ -49,7 +60,7 @@ def mask_files(dataset: DatasetRecipe) -> list[Path]:
                 f"There is no folder {root} ([masks].folder of {dataset.name}). Paths in a recipe "
                 "are meant from the recipe's own folder."
             )
-        return sorted(_walk(root, lambda name: Path(name).suffix.lower() in SUFFIXES))
+        return sorted(_walk(root, _is_picture))
     if dataset.folder is not None and dataset.folder.path.is_dir():
         return sorted(_walk(dataset.folder.path, is_label))
     return []
@@ -64,8 +75,7 @@ def masks_digest(
         RequestError: as `mask_files` and `masks_of`.
     """
     what, noted = f"masks of {dataset.name}", images.outputs[IMAGES_FILE].blake3
-    files = [[str(path), *mark_of(path)] for path in mask_files(dataset)]
-    mark = [noted, fingerprint(files=files)]
+    mark = [noted, fingerprint(files=mask_files(dataset))]
     known = identities.recall(what, mark)
     if known is None:
         masks = masks_of(dataset, folder)
@@ -82,7 +92,8 @@ def masks_of(dataset: DatasetRecipe, folder: DatasetFolder) -> dict[str, Mask]:
             for one, or holds the pictures themselves.
     """
     named: dict[str, list[Path]] = {}
-    for path in mask_files(dataset):
+    for file in mask_files(dataset):
+        path = Path(file.path)
         named.setdefault(_key(dataset, path), []).append(path)
     paths: dict[str, Path] = {}
     looked_for: tuple[str, ...] = ()
@@ -136,13 +147,24 @@ def _names(dataset: DatasetRecipe, image: ImageRecord) -> tuple[str, ...]:
     return (place.with_suffix("").as_posix(),)
 
 
-def _walk(root: Path, wanted: Callable[[str], bool]) -> Iterator[Path]:
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _walk(root: Path, wanted: Callable[[str], bool]) -> Iterator[MaskFile]:
+    # Texts, and one question a file: there may be 50,000, looked through many times in a build.
     def refuse(error: OSError) -> None:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
     for place, folders, names in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            # A dangling link is no mask.
-            if not name.startswith(".") and wanted(name) and os.path.isfile(f"{place}/{name}"):
-                yield Path(place, name)
+            if name.startswith(".") or not wanted(name):
+                continue
+            path = os.path.join(place, name)
+            try:
+                found = os.stat(path)
+            except OSError:  # A dangling link is no mask.
+                continue
+            if stat.S_ISREG(found.st_mode):
+                yield MaskFile(path, found.st_size, found.st_ino, found.st_mtime_ns)

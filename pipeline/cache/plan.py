@@ -26,7 +26,7 @@ OVERLONG = "cut_captions"
 """The name under which receipts count captions longer than the text encoder reads."""
 
 
-UNMASKED = {"alpha": "without_transparency", "files": "without_mask"}
+UNMASKED = {"alpha": "without_transparency", "files": "without_a_mask"}
 """The names under which receipts count entries whose masks are of ones, by [cache].masks."""
 
 

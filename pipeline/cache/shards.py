@@ -148,8 +148,9 @@ def _finish(work: Work[Item], record: ToRecord[Item], seconds: float) -> Receipt
         for number, (shard, receipt) in enumerate(found)
         for row, place in enumerate(receipt.summary["rows"])
     ]
-    failures = [Failure(**row) for _, receipt in found for row in receipt.summary["failures"]]
-    failures.sort(key=lambda failure: failure.md5)
+    # Once a picture and reason, however many looks at it there are.
+    failed = {(row["md5"], row["reason"]) for _, one in found for row in one.summary["failures"]}
+    failures = [Failure(md5=md5, reason=reason) for md5, reason in sorted(failed)]
     write_records(work.folder / FAILURES_FILE, failures)
     lacking = work.required - {md5 for (md5, *_), _, _ in rows}
     if not rows or lacking:

@@ -169,10 +169,10 @@ def test_a_mask_beside_its_picture_lies_where_the_picture_does(
     assert plain[lower:, width // 2 + 2 :].unique().tolist() == pytest.approx([51 / 255])
     assert torch.equal(mirrored, plain.flip(-1))
     assert bool((store.mask(md5s["b"]) == 1).all())
-    assert "set: 4 of 6 latents are of pictures without mask: their masks count all of them" in (
+    assert "set: 4 of 6 latents are of pictures without a mask: their masks count all of them" in (
         told.lines
     )
-    assert "4 without mask" in stage("cache").run(job, told).summary
+    assert "4 without a mask" in stage("cache").run(job, told).summary
 
 
 def test_a_mask_is_cropped_as_its_picture_is(
@@ -206,7 +206,7 @@ def test_masks_in_a_folder_bear_their_pictures_names(
     md5s, store = _by_name(job), _cached(job)
     assert sorted(md5s) == ["a", "b", "c"]
     assert all(bool((store.mask(md5)[:, 0] == 0).all()) for md5 in md5s.values())
-    assert not any("without mask" in line for line in told.lines)
+    assert not any("without a mask" in line for line in told.lines)
 
 
 def _with_folder(make_chained: Any, tmp_path: Path, tiny: Any, three: Path, masks: Path) -> Any:
@@ -255,16 +255,52 @@ def test_a_changed_mask_makes_its_shard_anew_and_no_other(
     assert {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")} == first
 
 
+def test_a_mask_put_back_after_a_kill_is_in_its_shard_again(
+    tiny: Any,
+    three: Path,
+    tmp_path: Path,
+    told: Any,
+    make_chained: Any,
+    run_stages: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed between the other mask's shard and its proof: neither the shard's first proof nor
+    that of the whole may speak for what lies there now."""
+    job = make_chained(tmp_path / "job", tiny.as_file, three, RESIZE, FILES)
+    run_stages(job, told)
+    before = cache_folders(job, job.datasets[0][1])
+    first = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
+    kept = (three / "a-masklabel.png").read_bytes()
+    Image.new("L", (64, 64), 255).save(three / "a-masklabel.png")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipeline.cache.shards.write_receipt", killed)
+        run_stages(job, told, "cache")
+    there = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
+    assert there != first
+    (three / "a-masklabel.png").write_bytes(kept)
+    assert done(before.latents, before.latents_fingerprint) is None
+    run_stages(job, told, "cache")
+    there = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
+    assert there == first
+
+
 def test_a_mask_that_cannot_be_used_costs_its_picture_with_a_reason(
     tiny: Any, three: Path, tmp_path: Path, told: Any, make_chained: Any, run_stages: Any
 ) -> None:
+    """One row, for all looks at it."""
     _mask(64, 50).save(three / "a-masklabel.png")
     (three / "b-masklabel.png").write_bytes(b"no picture")
-    job = make_chained(tmp_path / "job", tiny.as_file, three, RESIZE, 'masks = "files"\n')
+    job = make_chained(tmp_path / "job", tiny.as_file, three, RESIZE, FILES)
     run_stages(job, told)
     md5s = _by_name(job)
+    assert "set: 2 pictures failed: " in " ".join(told.lines)
     assert [record.md5 for record in _cached(job).records] == [md5s["c"]]
     failures = read_records(_cached(job).folder / FAILURES_FILE, Failure)
+    assert len(failures) == 2
     reasons = {failure.md5: failure.reason for failure in failures}
     a, b = three / "a-masklabel.png", three / "b-masklabel.png"
     assert reasons[md5s["a"]] == (
