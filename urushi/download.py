@@ -100,8 +100,14 @@ def _outlook_lines(dataset: DatasetRecipe, folder: DatasetFolder) -> Iterator[st
     with locked(folder.root), visiting(dataset, folder, Terminal(), Patience()) as visit:
         state = visit.read()
         choice, _ = visit.choose(state)
-        per_page = visit.site.dialect.per_page
-        found = ahead(choice, state, visit.rules, per_page, visit.asked.requests_per_second)
+        found = ahead(
+            visit.store,
+            choice,
+            state,
+            visit.rules,
+            visit.site.dialect,
+            visit.asked.requests_per_second,
+        )
     much = "of unknown size" if found.bytes is None else f"about {size(found.bytes)}"
     yield (
         f"{dataset.name}: {found.files:,} pictures, of which {found.to_fetch:,} are still to be "

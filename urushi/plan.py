@@ -166,7 +166,13 @@ def _download_lines(
         pace = f"at {dataset.download.requests_per_second:g} requests a second at least"
         known = outlook(dataset, folder)
         if known is None:
-            yield f"{dataset.name}: {count} pictures; {pace} {duration(before_it_began(dataset))}"
+            unknown = before_it_began(dataset)
+            names, kinds = unknown.former_names, "; more for the kinds of its tags"
+            yield (
+                f"{dataset.name}: {count} pictures; {pace} {duration(unknown.seconds)}"
+                + (f", and up to {duration(names)} for artists' former names" if names else "")
+                + (kinds if unknown.asks_kinds else "")
+            )
             return
         found = f"{known.files:,}" if not known.most_to_come else f"≤{known.most:,}"
         much = "" if known.bytes is None else f", about {size(known.bytes)}"
@@ -174,6 +180,7 @@ def _download_lines(
             f"{dataset.name}: {found} pictures, {known.files - known.to_fetch:,} of them settled; "
             f"{known.to_fetch + known.most_to_come:,} to go{much}, {pace} "
             f"{duration(known.seconds)}"
+            + (f", questions about tags included ({known.questions:,})" if known.questions else "")
         )
 
 

@@ -38,6 +38,15 @@ class Crawl:
     estimate: int | None
 
 
+@dataclass(frozen=True)
+class Met:
+    """How many different ones a store has met, of all searches together."""
+
+    posts: int
+    tags: int
+    artists: int
+
+
 class Store(Database):
     """An open posts.sqlite. Used by one thread, under the lock of its dataset's folder."""
 
@@ -154,6 +163,16 @@ class Store(Database):
         """What the site says of tags; it also tells posts that were read with them in doubt."""
         with self.transaction():
             self._put_tags([(name, category) for name, category in categories.items()])
+
+    def met(self) -> Met:
+        """What all the posts that were read have brought."""
+        with self.errors():
+            row = self.db.execute(
+                "SELECT (SELECT count(*) FROM post WHERE site = ?1), count(*),"
+                " count(*) FILTER (WHERE category = 'artist') FROM tag WHERE site = ?1",
+                (self.site,),
+            ).fetchone()
+        return Met(*row)
 
     def unasked_artists(self, before: str = "") -> list[str]:
         """Artists' tags of which it was not asked, since `before`, what they were called."""

@@ -43,7 +43,11 @@ def test_a_booru_takes_its_limit_in_seconds_at_one_a_second(
     path = tmp_path / "set.toml"
     path.write_text('name = "set"\n[download]\nsite = "danbooru"\ntags = "x"\nlimit = 50_000\n')
     print_plan(path, tmp_path / "workspace")
-    assert "set: ≤50000 pictures; at 1 requests a second at least 14.0 h" in capsys.readouterr().out
+    line = "set: ≤50000 pictures; at 1 requests a second at least 14.0 h"
+    assert f"{line}, and up to 8 min for artists' former names\n" in capsys.readouterr().out
+    path.write_text(path.read_text().replace('"danbooru"', '"gelbooru"'))
+    print_plan(path, tmp_path / "workspace")
+    assert "14.0 h; more for the kinds of its tags\n" in capsys.readouterr().out
 
 
 def test_what_is_downloaded_is_counted(
