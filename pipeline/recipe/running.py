@@ -29,6 +29,9 @@ class Running(Section):
     sample_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between sample pictures, [preview]'s prompts drawn by the network as it is then, into
     the round's folder and its curves; default: none before the round is merged. Training waits."""
+    lora_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between LoRA files that stay beside the round's own, as train/step-000100.safetensors:
+    to try in other programs, or to make one better LoRA of with `urushi refit`; default: none."""
     divergence: Annotated[float, Field(gt=1)] = 5.0
     """A round stops when its mean loss over 50 steps is so many times that of its first 50."""
     process: Literal["auto", "own", "shared"] = "auto"

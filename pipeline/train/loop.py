@@ -11,7 +11,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import BuildRecipe
 from pipeline.train.memory import enough_memory
 from pipeline.train.plan import RoundTraining
-from pipeline.train.product import snapshot_steps, write_product, write_snapshot
+from pipeline.train.product import clear_snapshots, kept_steps, write_product, write_snapshot
 from pipeline.train.run import Run
 from pipeline.train.sampling import Samples
 from pipeline.train.stopping import Stopping
@@ -41,8 +41,10 @@ def train_here(
 
 def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
     train, name = run.recipe.train, f"train {run.training.round}"
-    kept = snapshot_steps(run.steps, run.training.snapshots) if run.training.snapshots else ()
+    kept = kept_steps(run)
     samples = Samples(run, progress.say) if run.accelerator.is_main_process else None
+    if run.step == 0 and run.accelerator.is_main_process:
+        clear_snapshots(run.training.folder)
     saved = time.monotonic()
     with (
         Watch(run.accelerator, run.training.folder, train.trackers, run.step) as watch,

@@ -14,6 +14,14 @@ LORA = "lora.safetensors"
 LOSSES = "losses.json"
 
 
+def kept_steps(run: Run) -> frozenset[int]:
+    """After which steps of `run` a LoRA is kept: as its task and its recipe say. What the last step
+    of all gives is the product."""
+    parts, every = run.training.snapshots, run.recipe.train.lora_every
+    regular = range(every, run.steps, every) if every else ()
+    return frozenset((*regular, *(snapshot_steps(run.steps, parts) if parts else ())))
+
+
 def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
     """After which steps a LoRA is kept: the ends of `count` equal parts of them."""
     return tuple(dict.fromkeys(max(1, round(steps * part / count)) for part in range(1, count + 1)))
@@ -22,6 +30,12 @@ def snapshot_steps(steps: int, count: int) -> tuple[int, ...]:
 def snapshot(folder: Path, step: int) -> Path:
     """Where the LoRA after `step` is kept."""
     return folder / f"step-{step:06d}.safetensors"
+
+
+def clear_snapshots(folder: Path) -> None:
+    """Removes those of an earlier training, where one begins anew."""
+    for path in folder.glob("step-*.safetensors"):
+        path.unlink()
 
 
 def write_snapshot(run: Run) -> None:

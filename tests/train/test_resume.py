@@ -27,6 +27,7 @@ from pipeline.train.product import LORA
 from pipeline.train.resume import differences, load_state, save_state
 from pipeline.train.round import train_round
 from pipeline.train.run import Run
+from pipeline.train.schedule import factor
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 
@@ -59,6 +60,7 @@ def cut(run: Run) -> None:
 FORM_NAMES = (
     *("cosine", "accumulation-ema", "text", "adamw8bit-ema"),
     *("block-rates", "dropouts-max-norm", "dora"),
+    *("schedulefree-restarts", "prodigy-polynomial"),
 )
 FORMS: tuple[dict[str, Any], ...] = (
     {"scheduler": "cosine", "warmup": 0.2},
@@ -68,6 +70,8 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"lora": {"blocks": "IN01 = 0.25, OUT03 = 0.5, rest = 1", "block_ranks": "M00 = 2"}},
     {"lora": {"dropout": 0.2, "rank_dropout": 0.3, "module_dropout": 0.2, "max_norm": 0.02}},
     {"lora": {"dora": True, "dropout": 0.1, "rslora": True, "alpha": 4.0, "conv_rank": 2}},
+    {"optimizer": "schedulefreeadamw", "scheduler": "cosine_with_restarts", "cycles": 2},
+    {"optimizer": "prodigy", "scheduler": "polynomial", "power": 2.0, "accumulation": 2},
 )
 
 
@@ -257,6 +261,25 @@ def test_the_last_points_are_kept_and_a_damaged_one_is_passed_over(
     assert train_round(recipe, training, Silent()).summary["steps"] == 8
 
 
+def test_loras_on_the_way_are_those_of_trainings_that_end_there(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the constant rate: so many steps of a longer training. A cut repeats them."""
+    asked = {"lora_every": 2, "save_every": 3, "scheduler": "constant", "ema_decay": 0.5}
+    recipe, training = plan("long", steps=6, train=asked)
+    training.folder.mkdir()
+    (training.folder / "step-000003.safetensors").write_bytes(b"of an earlier training")
+    before_step(monkeypatch, 5, cut)
+    with pytest.raises(PowerCut):
+        train_round(recipe, training, Silent())
+    train_round(recipe, training, Silent())
+    kept = sorted(training.folder.glob("step-*"))
+    assert [path.name for path in kept] == ["step-000002.safetensors", "step-000004.safetensors"]
+    short = plan("short", steps=4, train=asked)[1]
+    train_round(recipe, replace(short, folder=training.folder.with_name("short")), Silent())
+    assert kept[1].read_bytes() == (training.folder.with_name("short") / LORA).read_bytes()
+
+
 def test_minutes_save_too(plan: TrainMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     hurried = {"save_every": 100, "save_minutes": 1e-6, "log_every": 2}
     recipe, training = plan("minutes", train=hurried)
@@ -380,12 +403,37 @@ def test_a_loss_that_is_not_finite_overwrites_nothing(
     assert all(bool(value.isfinite().all()) for value in state.parameters.values())
 
 
+def test_too_little_memory_for_a_step_is_told_and_the_point_before_stands(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million gigabytes, which torch really asks the system for."""
+    recipe, training = plan("large", train={"save_every": 2})
+    before_step(monkeypatch, 3, lambda run: torch.empty(2**58))
+    with pytest.raises(UrushiError, match=r"not enough memory for round 1 .*batch_size = 1 with"):
+        train_round(recipe, training, Silent())
+    state = load_state(training.folder, Silent().say)
+    assert state is not None and state.step == 2
+
+
 def test_differences_name_keys_and_spare_digests() -> None:
     before = {"lora": {"rank": 8, "alpha": None}, "texts": "a" * 64, "steps": 5}
     after = {"lora": {"rank": 16, "alpha": None}, "texts": "b" * 64, "steps": 5}
     assert differences(before, after) == ("lora.rank 8 -> 16", "texts changed")
     assert differences(before, before) == ()
     assert re.match("steps 5 -> None", differences(before, {**before, "steps": None})[0])
+
+
+def test_the_rate_falls_by_steps_however_many_batches_they_are(plan: TrainMaker) -> None:
+    train = {"accumulation": 3, "warmup_steps": 2, "scheduler": "cosine_with_restarts", "cycles": 2}
+    recipe, training = plan("rates", train=train, training={"epochs": 4, "steps": None})
+    run, rates = Run(recipe, training), []
+    assert run.steps == 8, "four epochs of six batches each, three to a step"
+    while run.step < run.steps:
+        rates.append(run.learner.rate)
+        run.advance()
+    wanted = [1e-3 * factor(recipe.train, step, 2, 8) for step in range(8)]
+    assert rates == pytest.approx(wanted) and rates[:3] == pytest.approx([0, 5e-4, 1e-3])
+    assert rates[4] < rates[3] and rates[5] == pytest.approx(1e-3), "the second cycle"
 
 
 def test_accumulated_batches_weigh_every_sample_alike(plan: TrainMaker) -> None:

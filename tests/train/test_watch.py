@@ -1,5 +1,6 @@
 """What a person sees: the words beside the bar, TensorBoard's curves, and what stops a round."""
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.overrides import TorchFunctionMode
 
 from pipeline.artefacts.files import read_json
 from pipeline.errors import DiskFullError, RequestError, UrushiError
@@ -190,6 +192,54 @@ def test_no_more_is_made_than_will_be_asked_for_soon() -> None:
     ahead: Ahead[Any] = Ahead(lambda number: number, numbers())
     assert ahead.next() == 0
     assert len(asked) == DEPTH + 1
+
+
+class Reads(TorchFunctionMode):
+    """Where something is asked that makes a processor wait for its GPU: numbers off the device, or
+    sizes that hang on values. Optimizers count their steps in tensors that lie on the CPU."""
+
+    WAIT = (
+        "item",
+        "tolist",
+        "cpu",
+        "numpy",
+        "nonzero",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "equal",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in self.WAIT:
+            stack = traceback.extract_stack()[:-1]
+            if not any("optim" in Path(frame.filename).parts for frame in stack):
+                self.found.append(f"{func.__name__} in {stack[-1].filename}:{stack[-1].lineno}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"train": {"ema_decay": 0.9, "accumulation": 2, "loss": "huber", "text_encoder_rate": 0.5}},
+        {"lora": {"conv_rank": 2, "max_norm": 0.01, "rank_dropout": 0.1, "module_dropout": 0.1}},
+        {"train": {"optimizer": "schedulefreeadamw"}, "lora": {"dora": True, "dropout": 0.1}},
+    ],
+    ids=("ema-text", "dropouts", "dora"),
+)
+def test_no_number_is_read_inside_a_step(plan: TrainMaker, form: dict[str, Any]) -> None:
+    run = Run(*plan("unseen", **form))
+    run.advance()  # What is set up once may look.
+    reads = Reads()
+    with reads:
+        run.advance()
+        assert reads.found == []
+        run.look()
+    assert reads.found
 
 
 def test_channels_last_learns_the_same(plan: TrainMaker) -> None:
