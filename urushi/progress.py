@@ -4,6 +4,7 @@ All of it goes to standard error: standard output is for results. Once nobody re
 closed pipe, a lost terminal) it falls silent: a build of days does not end for that.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,10 @@ from urushi.table import duration
 
 LINE_SECONDS = 5.0
 """Between two plain lines of one bar."""
+SHORT = 24
+"""Characters that have room behind a bar on 80 columns."""
+UNKNOWN = os.terminal_size((79, 24))
+"""Taken for the size of a terminal that does not know its own."""
 
 
 class Terminal:
@@ -47,27 +52,27 @@ class Terminal:
 
 
 class _TqdmBar(SilentBar):
+    """A bar, and under it the line of what is noted where that is too long to stand behind it."""
+
     def __init__(self, stream: TextIO, what: str, total: int, unit: str, done: int) -> None:
-        self._bar: Any = tqdm(
-            desc=what,
-            total=total,
-            initial=done,
-            unit=f" {unit}",
-            file=stream,
-            dynamic_ncols=True,
-            leave=False,
-            # Not drawn while it is made, so that the drawing can fail alone.
-            delay=1e-9,
-        )
-        with suppress(OSError):
-            self._bar.refresh()
+        self._stream = stream
+        self._bar = _drawn(stream, desc=what, total=total, initial=done, unit=f" {unit}")
+        self._below: Any = None
 
     def advance(self, count: int = 1) -> None:
         with suppress(OSError):
             self._bar.update(count)
 
     def note(self, text: str) -> None:
-        self._bar.set_postfix_str(text, refresh=False)
+        if self._below is None and len(text) <= SHORT:
+            self._bar.set_postfix_str(text, refresh=False)
+            return
+        with suppress(OSError):
+            if self._below is None:
+                self._below = _drawn(self._stream, total=0, bar_format="  {desc}")
+            # A line that the terminal broke would be left standing.
+            self._below.set_description_str(text[: _columns(self._stream) - 3], refresh=False)
+            self._below.refresh()
 
     def __exit__(
         self,
@@ -75,8 +80,41 @@ class _TqdmBar(SilentBar):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with suppress(OSError):
-            self._bar.close()
+        for bar in (self._below, self._bar):
+            with suppress(OSError):
+                if bar is not None:
+                    bar.close()
+
+
+def _drawn(stream: TextIO, **settings: Any) -> Any:
+    """A bar of tqdm's under those that are open, gone when it is closed."""
+    # One that does not know its size would be drawn on no columns and rows.
+    size = {} if _size(stream) else {"ncols": UNKNOWN.columns, "nrows": UNKNOWN.lines}
+    bar = tqdm(
+        file=stream,
+        dynamic_ncols=not size,
+        leave=False,
+        # Not drawn while it is made, so that the drawing can fail alone.
+        delay=1e-9,
+        **size,
+        **settings,
+    )
+    with suppress(OSError):
+        bar.refresh()
+    return bar
+
+
+def _columns(stream: TextIO) -> int:
+    return (_size(stream) or UNKNOWN).columns
+
+
+def _size(stream: TextIO) -> os.terminal_size | None:
+    """Of the terminal, where it knows it: a serial line's, say, does not."""
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        return None
+    return size if size.columns and size.lines else None
 
 
 class _LineBar(SilentBar):

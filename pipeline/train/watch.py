@@ -93,7 +93,7 @@ class Watch:
         with translated(self._folder):
             self._accelerator.log(dict(values), step=step)
         return (
-            f"loss {loss:.4f}, mean {mean:.4f}, rate {rate:.3g}, {pace:.3g} pictures/s, "
+            f"loss {loss:.4f}, mean {mean:.4f}, LR {rate:.3g}, {pace:.3g} pictures/s, "
             f"{memory:.1f} GiB"
         )
 

@@ -1,9 +1,13 @@
 """The objective against the papers' formulas, worked apart from diffusers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from pipeline.models.inspect import BaseFacts
+from pipeline.models.schedule import training_scheduler
 from pipeline.train.objective import noisy, sample_losses, stratified_timesteps, target
 
 
@@ -26,6 +30,20 @@ def test_v_is_alpha_noise_minus_sigma_latent() -> None:
     s = scheduler("v_prediction")
     torch.testing.assert_close(target(s, z, noise, t), alpha * noise - sigma * z, atol=2e-5, rtol=0)
     torch.testing.assert_close(noisy(s, z, noise, t), alpha * z + sigma * noise, atol=2e-5, rtol=0)
+
+
+def test_without_a_signal_at_the_end_v_is_the_picture_there() -> None:
+    """Lin et al. 2023, arXiv 2305.08891, algorithm 1: root abar shifted to end at 0 and scaled to
+    begin where it did. There v = 0 x noise - 1 x latent, and what is shown is noise alone."""
+    facts = BaseFacts("sdxl", "single-file", "v_prediction", True, 9, 9, Path("xl.safetensors"))
+    s = training_scheduler({}, facts)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    root = torch.cumprod(1 - betas, 0).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    torch.testing.assert_close(s.alphas_cumprod.double(), root**2, atol=1e-5, rtol=0)
+    z, noise, last = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8), torch.tensor([999])
+    torch.testing.assert_close(target(s, z, noise, last), -z, atol=1e-6, rtol=0)
+    torch.testing.assert_close(noisy(s, z, noise, last), noise, atol=1e-6, rtol=0)
 
 
 def test_epsilon_is_the_noise() -> None:

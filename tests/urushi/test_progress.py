@@ -1,4 +1,12 @@
+import fcntl
 import io
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -58,6 +66,51 @@ def test_a_terminal_gets_a_bar_and_lines_above_it() -> None:
         progress.say("hello")
     shown = stream.getvalue()
     assert "train" in shown and "4/10" in shown and "hello\n" in shown
+
+
+def screens(shown: str) -> Iterator[dict[int, str]]:
+    """Line by line what stands on a terminal after each piece of what was sent to it."""
+    lines: dict[int, str] = {}
+    row = column = 0
+    for piece in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", shown):
+        if piece == "\r":
+            column = 0
+        elif piece in ("\n", "\x1b[A"):
+            row += 1 if piece == "\n" else -1
+        else:
+            before = lines.get(row, "").ljust(column)
+            lines[row] = before[:column] + piece + before[column + len(piece) :]
+            column += len(piece)
+        yield {number: line.strip() for number, line in lines.items()}
+
+
+LONG = "loss 0.4222, mean 0.6375, LR 0.008, 9.56 pictures/s, 0.7 GiB"
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 80), (24, 40), (0, 0)])
+def test_what_is_noted_is_read_whole_on_a_narrow_terminal(rows: int, columns: int) -> None:
+    """A real one: 80 columns have no room for it behind the bar; one of no size is taken for 80."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with open(theirs, "w") as stream:
+        progress = Terminal(stream)
+        with progress.bar("train 1", 40, "step") as bar:
+            bar.advance(8)
+            bar.note(LONG)
+            progress.say("between")
+            bar.note("short")
+            bar.advance(8)
+    sent = b""
+    with suppress(OSError):  # How a terminal without a writer ends.
+        while part := os.read(ours, 100_000):
+            sent += part
+    os.close(ours)
+    shown = sent.decode()
+    wide = columns or 80
+    frames = [screen for screen in screens(shown) if LONG[: wide - 3] in screen.values()]
+    assert frames and all(len(line) < wide for screen in frames for line in screen.values())
+    assert any("8/40" in line for screen in frames for line in screen.values())
+    assert [line for line in [*screens(shown)][-1].values() if line] == ["between"]
 
 
 class Gone(Screen):
