@@ -41,7 +41,7 @@ from pipeline.recipe.dataset import Download
 MOST_ROUNDS = 10
 """Of reading the search and settling its files. Where posts change meanwhile, one is not enough."""
 UNTOLD_FILE = "refused: the kinds of its tags are not known"
-DIGEST = re.compile("(?<= )[0-9a-f]{32}")
+OWN = re.compile("(?<= )[0-9a-f]{32}|[a-z]+://[^ ,]+")
 """What is of one file alone in a reason."""
 
 
@@ -254,4 +254,4 @@ def _left(choice: Choice, failures: list[Failure]) -> dict[str, int]:
 
 def summed_up(reason: str) -> str:
     """A reason without what is of one file alone, so that equal ones can be counted."""
-    return re.split(r"[;(]", DIGEST.sub("…", reason))[0].strip()
+    return re.split(r"[;(]", OWN.sub("…", reason))[0].strip()

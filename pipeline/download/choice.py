@@ -26,6 +26,8 @@ CHOSEN = (
     "CREATE TEMP TABLE IF NOT EXISTS chosen"
     " (rank INTEGER PRIMARY KEY, md5 TEXT UNIQUE, post_id INTEGER)"
 )
+MOST_ASKED = 6
+"""Requests for a file that its post shows and its host does not: of three runs, two each."""
 TAGS = (
     "(SELECT json_group_object(name, category) FROM (SELECT t.name, t.category FROM post_tag"
     " JOIN tag t USING (tag_id) WHERE post_tag.site = p.site AND post_tag.post_id = p.post_id"
@@ -113,6 +115,20 @@ class Choice:
             rank = rows[-1][0]
             for _, md5, post_id, url, size, width, height, *job in rows:
                 yield Wanted(md5, post_id, url, size, Size(width, height), *job)
+
+    def reopen(self) -> None:
+        """Files that the site did not give and whose posts show them are to be tried once more.
+
+        A post is restored or rated back, and a new file may take a day to be on all of a site's
+        machines.
+        """
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE job SET state = 'planned' WHERE md5 IN (SELECT md5 FROM temp.chosen)"
+                " AND attempts < ? AND (state IN ('gone', 'hidden')"
+                " OR state = 'refused' AND reason LIKE 'its rating is now %')",
+                (MOST_ASKED,),
+            )
 
     def facts(self, md5: str | None = None) -> Iterator[Facts]:
         """What the posts of the files, or of one, say: by md5 and then by id, the oldest first."""

@@ -1,13 +1,14 @@
 """A search that was read earlier into one that is up to date, without a file fetched again.
 
 Posts that are newer than those it was read to, and then every other post by its id: scores and
-ratings change, posts are deleted and given other files. What was asked stands in the store at once,
-so that a killed refresh goes on where it was.
+ratings change, posts are deleted, restored and given other files. What was asked stands in the
+store at once, so that a killed refresh goes on where it was.
 """
 
 from datetime import UTC, datetime, timedelta
 
 from pipeline.download.booru import Visit
+from pipeline.download.choice import Choice
 from pipeline.download.crawl import crawl_after, read_again
 from pipeline.download.moments import moment
 from pipeline.download.store import Crawl
@@ -41,6 +42,7 @@ def refresh(visit: Visit) -> None:
         for ids, posts in read_again(store, visit.pages, dialect, asked, stale):
             store.save_again(posts, set(ids) - {post.id for post in posts})
             bar.advance(len(ids))
+    Choice(store, state, visit.rules).reopen()
     store.end_refresh(state)
     before = (datetime.now(UTC) - RENAMES).isoformat(timespec="milliseconds")
     visit.aliases.learn(visit.progress, visit.what, before)

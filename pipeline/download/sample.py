@@ -68,14 +68,16 @@ def sample_booru(visit: Visit, count: int) -> Path:
     facts = {
         item.md5: post for item in drawn for post in choice.facts(item.md5)
     }  # The newest post's, which come last.
-    tiles = [
-        Tile(
-            visit.folder.original(item.md5, item.extension or ""),
-            (f"{visit.store.site}:{item.post_id}", _words(facts[item.md5].score, item.size)),
-        )
-        for item in choice.wanted()
-        if item.md5 in chosen and item.state == "have"
-    ]
+    tiles = []
+    for item in choice.wanted():
+        if item.md5 not in chosen:
+            continue
+        name = f"{visit.store.site}:{item.post_id}"
+        if item.state != "have":
+            visit.progress.say(f"{name} is not on the sheet: {item.state}: {item.reason}")
+            continue
+        path = visit.folder.original(item.md5, item.extension or "")
+        tiles.append(Tile(path, (name, _words(facts[item.md5].score, item.size))))
     return _written(visit.folder, tiles, visit.rules.most_pixels)
 
 

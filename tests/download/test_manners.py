@@ -6,6 +6,7 @@ from email.utils import format_datetime
 
 import pytest
 
+from pipeline.download.booru import summed_up
 from pipeline.download.pace import Pace
 from pipeline.download.patience import LONGEST_OBEYED, Patience, seconds_asked
 from pipeline.download.posts import Malformed
@@ -123,6 +124,23 @@ def test_retry_after_as_a_date() -> None:
 )
 def test_files_come_from_the_sites_own_hosts(address: str, url: str, allowed: bool) -> None:
     assert (Site(DANBOORU, address, "urushi/0").file_url(url) is not None) is allowed
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        ("gone: HTTP 404", "gone: HTTP 404"),
+        (f"double: its pixels are those of {'0' * 32}", "double: its pixels are those of …"),
+        ("refused: http://a.b/c leads to file:///x, which", "refused: … leads to …, which"),
+        (
+            "bad_content: stable mismatch: of another; see x.png",
+            "bad_content: stable mismatch: of another",
+        ),
+        ("bad_content: 9x9 pixels (of 4)", "bad_content: 9x9 pixels"),
+    ],
+)
+def test_equal_reasons_are_one_line_of_the_table(reason: str, line: str) -> None:
+    assert summed_up(reason) == line
 
 
 def test_a_post_is_read_by_what_it_has() -> None:

@@ -6,13 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 from hashlib import md5
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from demo.booru import BooruServer, running
 from demo.booru_dialects import Family
-from demo.booru_faults import Fault
+from demo.booru_faults import Fault, Hit
 from demo.corpus import Corpus, Post
 from pipeline.errors import UrushiError
 
@@ -60,7 +61,10 @@ def test_a_refresh_sees_what_changed_and_fetches_only_what_is_new(
     gone = {rerated.md5, deleted.md5, vanished.md5}
     assert set(after) == set(before) - gone | {fresh.md5}
     assert after[risen.md5].score == risen.score + 100
-    assert [hit.name for hit in booru.hits if hit.kind == "file"][files:] == [fresh.md5]
+    # And what its host did not have is tried once more.
+    (missing,) = [post.md5 for post in corpus.posts if post.flaw == "missing"]
+    asked = [hit.name for hit in booru.hits if hit.kind == "file"][files:]
+    assert sorted(asked) == sorted([fresh.md5, missing, missing])
     assert gone <= set(downloading.files())  # Left out, not thrown away.
     assert set(downloading.rows("SELECT post_id, score, rating, status FROM post_history")) == {
         (risen.id, risen.score, "general", "active"),
@@ -70,9 +74,38 @@ def test_a_refresh_sees_what_changed_and_fetches_only_what_is_new(
     }
 
     booru.posts[rerated.id] = rerated  # And back again, still without a file.
-    downloading.run(refresh=True)
+    for _ in range(3):
+        downloading.run(refresh=True)
     assert set(downloading.images()) == set(after) | {rerated.md5}
-    assert booru.count("file") == files + 1
+    asked = [hit.name for hit in booru.hits if hit.kind == "file"][files:]
+    assert sorted(asked) == sorted([fresh.md5, *[missing] * 4])  # But not for ever.
+
+
+@pytest.mark.parametrize(
+    "change", [{"flaw": "deleted"}, {"flaw": "hidden"}, {"rating": "e"}, {}], ids=str
+)
+def test_a_file_that_was_not_shown_comes_when_its_post_shows_it_again(
+    downloading, serving: Callable[..., BooruServer], corpus: Corpus, change: dict[str, Any]
+) -> None:
+    """A moderator acts when it is first asked for; {}: its host does not have it yet."""
+    post = sound(corpus)[-1]
+    missing = True
+
+    def moderate(hit: Hit) -> Fault | None:
+        if hit.name != post.md5 or not missing:
+            return None
+        booru.posts[post.id] = replace(post, **change)
+        return Fault(status=404)
+
+    booru = serving(moderate)
+    downloading.write(booru.url)
+    downloading.run()
+    assert set(downloading.images()) == corpus.wanted() - {post.md5}
+    missing = False
+    booru.posts[post.id] = post
+    assert downloading.run().already
+    downloading.run(refresh=True)
+    assert set(downloading.images()) == corpus.wanted()
 
 
 def test_posts_are_asked_for_in_batches(downloading, booru: BooruServer, corpus: Corpus) -> None:
