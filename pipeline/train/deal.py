@@ -22,7 +22,7 @@ class Share:
     inputs: Inputs
     """On the device."""
     samples: int
-    """Of the whole step, on all devices."""
+    """That a sum of its losses is divided by: of a step those of all devices."""
     counts: bool
     """False where a step has no batch for this device: all must meet at the gradients, so it shows
     a later one for nothing."""
@@ -60,12 +60,15 @@ class Deal:
             on_device = moved(inputs, self._device)
             yield Share(batch, on_device, samples, batch in everyones, batch == mine[-1])
 
-    def first(self, count: int) -> Iterator[tuple[int, Inputs]]:
-        """Of the round's first `devices` x `count` batches this device's, with their numbers; a
-        shorter round's come again."""
-        for number in range(count):
-            batch = (number * self._devices + self._place) % self._batches
-            yield batch, moved(self._feed.at(batch), self._device)
+    def first(self, count: int) -> Iterator[Share]:
+        """Of the round's first `count` batches this device's, each counting alike; a shorter
+        round's come again."""
+        most = -(-count // self._devices) * self._devices
+        for number in range(self._place, most, self._devices):
+            batch = number % self._batches
+            samples, last = count * self._feed.size_at(batch), number + self._devices >= most
+            inputs = moved(self._feed.at(batch), self._device)
+            yield Share(batch, inputs, samples, number < count, last)
 
     def _everyones(self, step: int) -> range:
         first = step * self._accumulation

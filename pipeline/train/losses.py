@@ -34,11 +34,11 @@ class Losses:
         """Takes one step's loss, () on any device, without looking at it."""
         self._pending.append(loss.detach())
 
-    def gather(self, total: Callable[[Tensor], Tensor] | None = None) -> None:
+    def gather(self, total: Callable[[Tensor], Tensor] = lambda own: own) -> None:
         """Looks at what was added since the last time.
 
         Args:
-            total: (N,) of this device into (N,) of all devices; None where it is the only one.
+            total: (N,) of this device into (N,) of all devices.
 
         Raises:
             UrushiError: a loss is not finite, or the average of the last steps is far above that of
@@ -46,8 +46,7 @@ class Losses:
         """
         if not self._pending:
             return
-        stacked = torch.stack(self._pending)
-        values = (stacked if total is None else total(stacked)).tolist()
+        values = total(torch.stack(self._pending)).tolist()
         self._pending = []
         for value in values:
             self.values.append(value)

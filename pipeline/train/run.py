@@ -5,7 +5,6 @@ Everything in it is rebuilt from disk on resume.
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -13,14 +12,14 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from pipeline.errors import RequestError
 from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
 from pipeline.train.adapter import layer_of
 from pipeline.train.carry import carried_over
 from pipeline.train.counted import seed_of
-from pipeline.train.deal import Deal
+from pipeline.train.deal import Deal, Share
+from pipeline.train.devices import Devices
 from pipeline.train.feed import Feed, Inputs, require_fit
 from pipeline.train.learner import Learner
 from pipeline.train.losses import Losses
@@ -48,13 +47,7 @@ class Run:
             log_with=list(train.trackers) or None,
             project_dir=str(training.folder),
         )
-        self.devices = self.accelerator.num_processes
-        if train.accumulation % self.devices:
-            raise RequestError(
-                f"[train].accumulation is {train.accumulation}, which {self.devices} devices "
-                f"cannot share evenly. Use {self.devices} or a multiple of it: each device then "
-                "takes its part of a step's batches."
-            )
+        self.devices = Devices(self.accelerator, train.accumulation)
         self.family = family_of(recipe.base)
         self.noise_schedule: DDPMScheduler = load_scheduler(recipe.base)
         text = live_text(recipe, training)
@@ -68,8 +61,8 @@ class Run:
             batches,
             train.accumulation,
             self.accelerator.device,
-            self.devices,
-            self.accelerator.process_index,
+            self.devices.count,
+            self.devices.place,
         )
         self.steps = self._deal.steps
         start = training.start
@@ -94,9 +87,10 @@ class Run:
             self.network.unet.to(memory_format=torch.channels_last)
         if train.compile:
             self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
-        self._denoiser = self.accelerator.prepare(self.network)
+        self._denoiser = self.devices.wrapped(self.network)
         if start.aims and not resumed:
             aim(self.network, self.carried, self._gradients)
+        self.devices.agree_on(self._kept.values())
         self.max_norm: MaxNorm | None = None
         if recipe.lora.max_norm is not None:
             self.max_norm = MaxNorm(self.network, recipe.lora.max_norm)
@@ -160,14 +154,7 @@ class Run:
         """One optimizer step."""
         total = torch.zeros((), device=self.accelerator.device)
         for share in self._deal.at(self.step):
-            self._seed_layers(share.batch)
-            with self._together(share.last):
-                loss = self.sample_losses(share.inputs).sum() / share.samples
-                if not share.counts:
-                    loss = loss * 0
-                # Gradients are averaged over devices, where a sum is meant.
-                self.accelerator.backward(loss * self.devices)
-            total += loss.detach()
+            total += self._backward(share)
         self.learner.step()
         self.losses.add(total)
         self.shown += share.samples
@@ -175,20 +162,23 @@ class Run:
 
     def _gradients(self) -> None:
         """Adds the gradient of the first batches' mean loss to the factors'."""
-        for batch, inputs in self._deal.first(BATCHES):
-            self._seed_layers(batch)
-            self.accelerator.backward(self.sample_losses(inputs).mean() / BATCHES)
+        for share in self._deal.first(BATCHES):
+            self._backward(share)
+
+    def _backward(self, share: Share) -> Tensor:
+        """Adds the gradient of one batch's part in a loss to the factors'; () that part."""
+        self._seed_layers(share.batch)
+        with self.devices.adding_up(self._denoiser, share.last):
+            loss = self.sample_losses(share.inputs).sum() / share.samples
+            if not share.counts:
+                loss = loss * 0
+            # Gradients are averaged over devices, where a sum is meant.
+            self.accelerator.backward(loss * self.devices.count)
+        return loss.detach()
 
     def _seed_layers(self, batch: int) -> None:
         """Layers that draw by themselves (dropout in a LoRA) draw the same after a resume."""
         torch.manual_seed(seed_of(self.training.seed, self.training.round, batch, "layers"))
-
-    def _together(self, last: bool) -> AbstractContextManager[None]:
-        """Devices add up their gradients once a step, with their last batch."""
-        if last or self.devices == 1:
-            return nullcontext()
-        context: AbstractContextManager[None] = self.accelerator.no_sync(self._denoiser)
-        return context
 
     def sample_losses(self, inputs: Inputs) -> Tensor:
         """(B,): one batch's losses, a sample each."""
@@ -208,20 +198,16 @@ class Run:
         Raises:
             UrushiError: one of them is not finite, or they grow.
         """
-        self.losses.gather(self._sum if self.devices > 1 else None)
-
-    def _sum(self, values: Tensor) -> Tensor:
-        total: Tensor = self.accelerator.reduce(values, "sum")
-        return total
+        self.losses.gather(self.devices.sum)
 
     def agree(self, asked: bool) -> bool:
         """Whether any device was asked to stop: they look where they meet anyway."""
-        if self.devices == 1:
+        if self.devices.count == 1:
             return asked
         if self.step % self.recipe.train.log_every:
             return False
         device = self.accelerator.device
-        return bool(self._sum(torch.tensor(float(asked), device=device)) > 0)
+        return bool(self.devices.sum(torch.tensor(float(asked), device=device)) > 0)
 
     def save(self) -> None:
         """Adds a resume point, once the losses up to it were looked at."""

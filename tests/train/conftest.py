@@ -5,6 +5,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.records import CaptionRecord, LatentRecord, TextRecord, write_records
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.recipe import BuildRecipe
+from pipeline.recipe.base import Base
 from pipeline.recipe.running import Running
 from pipeline.train.plan import RoundTraining
 from pipeline.train.rate import WHOLE
@@ -33,14 +35,28 @@ TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 
 
 @pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """base/, captions/, latents/ and texts/ as the stages leave them."""
-    root = tmp_path_factory.mktemp("shards")
+def tiny() -> ModuleType:
+    """Makers of random tiny pipelines."""
     source = Path(__file__).parent.parent / "models" / "tiny.py"
     spec = importlib.util.spec_from_file_location("tiny_for_training", source)
     assert spec and spec.loader
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def sdxl(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A tiny SDXL base, a diffusers folder."""
+    root = tmp_path_factory.mktemp("sdxl")
+    tiny.make_sdxl_pipeline(root / "tokenizers").save_pretrained(root / "base")
+    return Base(checkpoint=root / "base")
+
+
+@pytest.fixture(scope="session")
+def shards(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base/ (SD 1.5), captions/, latents/ and texts/ as the stages leave them."""
+    root = tmp_path_factory.mktemp("shards")
     tiny.make_pipeline(root / "tokenizer").save_pretrained(root / "base")
     generator = torch.Generator().manual_seed(3)
     latents, texts = root / "latents", root / "texts"

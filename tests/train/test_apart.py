@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.artefacts.files import read_json
 from pipeline.artefacts.locks import held, holder, is_locked
 from pipeline.errors import Interrupted, RequestError, UrushiError
 from pipeline.progress import Silent
@@ -22,7 +21,7 @@ from pipeline.recipe.rounds import Round
 from pipeline.train import apart
 from pipeline.train.apart import LOG, train_apart
 from pipeline.train.plan import RoundTraining
-from pipeline.train.product import LORA, LOSSES
+from pipeline.train.product import LORA
 from pipeline.train.resume import load_state
 from pipeline.train.round import train_round
 
@@ -207,25 +206,3 @@ def test_a_next_run_waits_for_the_orphan(tmp_path: Path) -> None:
     assert not is_locked(tmp_path)
     holding.join()
     assert len(said) == 1 and "earlier run" in said[0]
-
-
-def test_two_devices_see_the_same_step_as_one(plan: TrainMaker) -> None:
-    """Gloo, two processes; three batches to a step's four in the end, so that one has none."""
-    asked = {"accumulation": 2, "log_every": 1, "warmup": 0.0}
-    one = plan("one", train=asked, training={"epochs": 1, "steps": None})
-    train_round(*one, Silent())
-    two = plan("two", train={**asked, "devices": 2}, training={"epochs": 1, "steps": None})
-    seen = Seen()
-    receipt = train_round(*two, seen)
-    assert seen.bars == [("train 1", 3, 0)]
-    assert receipt.summary["steps"] == 3
-    losses = [read_json(training.folder / LOSSES) for _, training in (one, two)]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
-    assert one[1].fingerprint == two[1].fingerprint
-
-
-@pytest.mark.drill
-def test_devices_that_cannot_share_a_step_are_refused(plan: TrainMaker) -> None:
-    recipe, training = plan("uneven", train={"accumulation": 3, "devices": 2})
-    with pytest.raises(RequestError, match="accumulation is 3, which 2 devices"):
-        train_round(recipe, training, Silent())

@@ -38,11 +38,16 @@ def test_every_batch_counts_once_on_one_device(plan: TrainMaker, devices: int) -
     assert sorted(dealt[0]) == [0, 1, 2, 3] and sorted(dealt[1]) == [4, 5]
 
 
-def test_the_first_batches_of_a_short_round_come_again(plan: TrainMaker) -> None:
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_the_first_batches_are_the_same_on_any_devices(plan: TrainMaker, devices: int) -> None:
+    """Eight, of a round of six: two come again. Of three devices' nine one counts for nothing."""
     recipe, training = plan()
     feed = Feed(recipe, training, 1000)
-    seen = []
-    for place in range(2):
-        deal = Deal(feed, BATCHES, 2, torch.device("cpu"), 2, place)
-        seen.append([batch for batch, _ in deal.first(4)])
-    assert seen == [[0, 2, 4, 0], [1, 3, 5, 1]]
+    counted = []
+    for place in range(devices):
+        deal = Deal(feed, BATCHES, devices, torch.device("cpu"), devices, place)
+        shares = list(deal.first(8))
+        assert [share.last for share in shares] == [False] * (len(shares) - 1) + [True]
+        assert all(share.samples == 8 * len(share.inputs.latents) for share in shares)
+        counted += [share.batch for share in shares if share.counts]
+    assert sorted(counted) == [0, 0, 1, 1, 2, 3, 4, 5]

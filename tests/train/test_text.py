@@ -1,6 +1,5 @@
 """Text encoders that learn: gradients reach them, their LoRA is what others read, and merges."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,17 +48,9 @@ PIPELINES: dict[str, type[DiffusionPipeline]] = {
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
+def bases(shards: Path, sdxl: Base) -> dict[str, Base]:
     """Tiny bases as diffusers folders, by family."""
-    root = tmp_path_factory.mktemp("bases")
-    source = Path(__file__).parent.parent / "models" / "tiny.py"
-    spec = importlib.util.spec_from_file_location("tiny_for_text", source)
-    assert spec and spec.loader
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    tiny.make_pipeline(root / "tokenizer").save_pretrained(root / "sd15")
-    tiny.make_sdxl_pipeline(root / "tokenizers").save_pretrained(root / "sdxl")
-    return {family: Base(checkpoint=root / family) for family in PIPELINES}
+    return {"sd15": Base(checkpoint=shards / "base"), "sdxl": sdxl}
 
 
 def learning(base: Base, **train: Any) -> tuple[Denoiser, TextStack]:
