@@ -25,7 +25,17 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
     "accumulation": {"train": {"accumulation": 3}},
     "ema": {"train": {"ema_decay": 0.95}},
     "text encoders": {"train": {"text_encoder_rate": 0.5, "ema_decay": 0.95}},
-    "adamw8bit": {"train": {"optimizer": "adamw8bit", "ema_decay": 0.95, "accumulation": 2}},
+    "adamw8bit": {
+        "train": {
+            "optimizer": "adamw8bit",
+            # Without it the states of such small factors would be of 32 bits.
+            "optimizer_args": {"min_8bit_size": 1},
+            "ema_decay": 0.95,
+            "accumulation": 2,
+        }
+    },
+    "schedule-free": {"train": {"optimizer": "schedulefreeadamw"}},
+    "prodigy": {"train": {"optimizer": "prodigy"}},
     "dropouts": {
         "train": {"accumulation": 2},
         "lora": {"dropout": 0.2, "rank_dropout": 0.2, "module_dropout": 0.2},

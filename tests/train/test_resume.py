@@ -66,7 +66,8 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"scheduler": "cosine", "warmup": 0.2},
     {"accumulation": 3, "ema_decay": 0.9},
     {"text_encoder_rate": 0.5, "accumulation": 2},
-    {"optimizer": "adamw8bit", "ema_decay": 0.9},
+    # Without it the states of such small factors would be of 32 bits.
+    {"optimizer": "adamw8bit", "optimizer_args": {"min_8bit_size": 1}, "ema_decay": 0.9},
     {"lora": {"blocks": "IN01 = 0.25, OUT03 = 0.5, rest = 1", "block_ranks": "M00 = 2"}},
     {"lora": {"dropout": 0.2, "rank_dropout": 0.3, "module_dropout": 0.2, "max_norm": 0.02}},
     {"lora": {"dora": True, "dropout": 0.1, "rslora": True, "alpha": 4.0, "conv_rank": 2}},

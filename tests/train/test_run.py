@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
@@ -114,6 +115,15 @@ def test_the_moving_average_by_hand(plan: TrainMaker) -> None:
         torch.testing.assert_close(flat(run), wanted, rtol=1e-4, atol=1e-7)
         assert not flat(run).equal(last)
     assert flat(run).equal(last)
+
+
+def test_attention_is_torchs_own(plan: TrainMaker) -> None:
+    """scaled_dot_product_attention: flash or memory-efficient kernels where there are any."""
+    run = Run(*plan(train={**CALM, "text_encoder_rate": 0.5}))
+    kinds = {type(each) for each in run.network.unet.attn_processors.values()}
+    assert kinds == {AttnProcessor2_0} and run.network.text is not None
+    encoders = [reader.encoder for reader in run.network.text.readers]
+    assert {encoder.config._attn_implementation for encoder in encoders} == {"sdpa"}
 
 
 def test_checkpointing_gradients_changes_none(plan: TrainMaker) -> None:
