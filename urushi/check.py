@@ -18,6 +18,7 @@ from pipeline.models.configurations import SCHEDULER_FILE, configurations
 from pipeline.models.inspect import BaseFacts, inspect, require_supported
 from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe
+from pipeline.train.trackers import require_trackers
 from urushi.plan import disk_bytes, pictures, round_traps
 from urushi.table import size
 from urushi.training_traps import (
@@ -163,9 +164,10 @@ def _require_search(dataset: DatasetRecipe) -> None:
 
 def _facts(job: Job) -> BaseFacts:
     """Also refuses what training would refuse once everything is fetched: an optimizer, a LoRA to
-    go on with."""
+    go on with, a tracker."""
     recipe = job.recipe
     init_lora(job)
+    require_trackers([name for law in recipe.law() for name in law.train.trackers])
     facts = inspect(recipe.base)
     require_supported(facts)
     if recipe.train.asks_of_its_optimizer:

@@ -46,4 +46,5 @@ class Running(Section):
     machine; its number of processes counts then."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where curves of loss, rate, speed and memory go, and samples: TensorBoard's into the round's
-    folder; wandb's, of the extra `wandb`, to the service, or with WANDB_MODE=offline there too."""
+    folder; wandb's, of the extra `wandb`, to the service, a run for each round in the project
+    "urushi" (or WANDB_PROJECT), or with WANDB_MODE=offline into that folder too."""

@@ -47,7 +47,7 @@ def _steps(run: Run, stopping: Stopping, progress: Progress) -> None:
         clear_snapshots(run.training.folder)
     saved = time.monotonic()
     with (
-        Watch(run.accelerator, run.training.folder, train.trackers, run.step) as watch,
+        Watch(run.accelerator, run.training, train.trackers, run.step) as watch,
         progress.bar(name, run.steps, "step", run.step) as bar,
     ):
         while run.step < run.steps:

@@ -42,11 +42,7 @@ class Run:
         train = recipe.train
         # It keeps the first precision that a process asked for; rounds may ask for others.
         AcceleratorState._reset_state(reset_partial_state=False)
-        self.accelerator = Accelerator(
-            mixed_precision=mixed_precision(train.precision),
-            log_with=list(train.trackers) or None,
-            project_dir=str(training.folder),
-        )
+        self.accelerator = Accelerator(mixed_precision=mixed_precision(train.precision))
         self.devices = Devices(self.accelerator, train.accumulation)
         self.family = family_of(recipe.base)
         self.noise_schedule: DDPMScheduler = load_scheduler(recipe.base)

@@ -1,16 +1,11 @@
-"""What a person sees of a training: a line beside the bar, and curves in TensorBoard or W&B.
-
-tensorboard --logdir WORKSPACE/builds/NAME/rounds
-"""
+"""What a person sees of a training: a line beside the bar, and its trackers' curves."""
 
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,19 +13,10 @@ from accelerate import Accelerator
 from PIL import Image
 
 from pipeline.artefacts.files import translated
-from pipeline.errors import RequestError
+from pipeline.train.plan import RoundTraining
+from pipeline.train.trackers import begun
 
 GIB = 2**30
-
-
-def require_trackers(names: tuple[str, ...]) -> None:
-    """Raises RequestError for a tracker whose package is not installed."""
-    for name in names:
-        if find_spec(name) is None:
-            raise RequestError(
-                f"[train].trackers names {name}, which is not installed. Install it "
-                f"(pip install {name}), or take it out of the list."
-            )
 
 
 def peak_gib(device: torch.device) -> float:
@@ -49,27 +35,23 @@ class Watch:
 
     Raises:
         DiskFullError: no room for a point or a picture; `see` and `show` raise it too.
-        RequestError: the folder may not be written, or a tracker is not installed.
+        RequestError: the folder may not be written, or a tracker is not installed or not begun.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
-        folder: Path,
+        training: RoundTraining,
         names: tuple[str, ...],
         step: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._accelerator, self._folder, self._clock = accelerator, folder, clock
+        self._accelerator, self._folder, self._clock = accelerator, training.folder, clock
         self._looked, self._shown = clock(), 0
-        require_trackers(names)
-        options: dict[str, dict[str, Any]] = {
-            "tensorboard": {"purge_step": step + 1},
-            "wandb": {"id": "-".join(folder.parts[-4:]), "resume": "allow", "dir": str(folder)},
-        }
-        if names:
-            with translated(folder):
-                accelerator.init_trackers("curves", init_kwargs={n: options[n] for n in names})
+        with translated(self._folder):
+            accelerator.trackers = begun(
+                names, self._folder, step, training.fingerprint, training.settings
+            )
 
     def see(self, step: int, loss: float, mean: float, rate: float, shown: int) -> str:
         """Adds a point to the curves; returns the words beside the bar.

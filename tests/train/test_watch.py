@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.overrides import TorchFunctionMode
 
 from pipeline.artefacts.files import read_json
-from pipeline.errors import DiskFullError, RequestError, UrushiError
+from pipeline.errors import DiskFullError, UrushiError
 from pipeline.progress import Silent
 from pipeline.recipe import BuildRecipe
 from pipeline.recipe.train import Train
@@ -25,7 +26,7 @@ from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA, LOSSES
 from pipeline.train.round import train_round
 from pipeline.train.run import Run
-from pipeline.train.watch import Watch, require_trackers
+from pipeline.train.watch import Watch
 
 TrainMaker = Callable[..., tuple[BuildRecipe, RoundTraining]]
 
@@ -78,14 +79,14 @@ def full(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("otherwise", [False, True])
 def test_curves_on_a_full_disk_say_so_and_hide_nothing(
-    small_disk: Callable[[int], Path], otherwise: bool
+    plan: TrainMaker, small_disk: Callable[[int], Path], otherwise: bool
 ) -> None:
     """TensorBoard's own thread finds it out, and tells it to whoever comes next."""
     disk = small_disk(1000)
-    accelerator = Accelerator(log_with=["tensorboard"], project_dir=str(disk), cpu=True)
+    training = replace(plan()[1], folder=disk)
     with (
         pytest.raises(ZeroDivisionError if otherwise else DiskFullError, match=r"disk|zero"),
-        Watch(accelerator, disk, ("tensorboard",), 0) as watch,
+        Watch(Accelerator(cpu=True), training, ("tensorboard",), 0) as watch,
     ):
         full(disk)
         for step in range(1, 50):
@@ -95,20 +96,13 @@ def test_curves_on_a_full_disk_say_so_and_hide_nothing(
             raise ZeroDivisionError("by zero")
 
 
-def test_the_pace_is_of_the_training_alone() -> None:
+def test_the_pace_is_of_the_training_alone(plan: TrainMaker) -> None:
     """Ten pictures in two seconds; the eight beside it were for samples."""
     seconds = iter([0.0, 1.0, 9.0, 10.0])
-    accelerator = Accelerator(cpu=True)
-    with Watch(accelerator, Path(), (), 0, lambda: next(seconds)) as watch:
+    with Watch(Accelerator(cpu=True), plan()[1], (), 0, lambda: next(seconds)) as watch:
         with watch.aside():
             pass
         assert "5 pictures/s" in watch.see(1, 0.5, 0.5, 1e-3, 10)
-
-
-def test_a_tracker_that_is_not_there_is_named() -> None:
-    require_trackers(("tensorboard",))
-    with pytest.raises(RequestError, match="no_such_tracker, which is not installed"):
-        require_trackers(("no_such_tracker",))
 
 
 def test_losses_are_looked_at_together() -> None:

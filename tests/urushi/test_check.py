@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from flows.work import at_work
+from pipeline.artefacts.job import load_job
 from pipeline.artefacts.records import ImageRecord
 from pipeline.errors import RequestError
 from pipeline.models.inspect import BaseFacts
+from pipeline.progress import Silent
 from pipeline.recipe import load_build, load_dataset
 from urushi.check import print_check
 from urushi.plan import Pictures, round_traps
@@ -129,6 +132,21 @@ def test_a_lora_to_go_on_with_is_missed_before_anything_is_fetched(
     recipe = write_recipe('[lora]\ninit = "mine.safetensors"\n')
     with pytest.raises(RequestError, match=r"no LoRA .*mine.safetensors \(\[lora\].init\)"):
         print_check(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("of_round", [False, True])
+def test_a_tracker_is_missed_before_anything_is_fetched(
+    write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_round: bool
+) -> None:
+    monkeypatch.setattr("pipeline.train.trackers.find_spec", lambda _: None)
+    asked = '[[round]]\ntrain = {trackers = ["wandb"]}\n' if of_round else ""
+    none = "[]" if of_round else '["wandb"]'
+    recipe = write_recipe(f"[train]\ntrackers = {none}\n{asked}")
+    job = load_job(recipe, tmp_path / "workspace")
+    with pytest.raises(RequestError, match=r"urushi\[wandb\]"):
+        print_check(recipe, tmp_path / "workspace")
+    with pytest.raises(RequestError, match=r"urushi\[wandb\]"), at_work(job, Silent()):
+        pass
 
 
 def test_a_dataset_recipe_is_checked_alone(
