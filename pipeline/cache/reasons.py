@@ -37,21 +37,18 @@ def reasons(job: Job, dataset: DatasetRecipe) -> Iterator[str]:
         if done(place, fingerprint) is not None:
             yield f"{kind}: made, nothing is stale"
             continue
-        here = read_receipt(place)
-        if here is not None and here.fingerprint == fingerprint:
+        if read_receipt(place) is not None:
             yield f"{kind}: a shard of {place} is missing or has another size; it is made again"
             continue
-        last = next((one.folder for one in known if one.stage == kind), None)
-        # Where only masks are others, the last ones lie in the same place.
-        last = last if here is None else place
-        before = read_receipt(last) if last is not None else None
+        last = next((one for one in known if one.stage == kind), None)
+        before = read_receipt(last.folder) if last is not None else None
         if last is None or before is None:
             yield f"{kind}: never finished"
         else:
-            yield f"{kind}: stale; unlike {last.name}, the last ones,"
+            yield f"{kind}: stale; unlike {last.folder.name}, the last ones,"
             for change in changes(before.inputs, inputs(job, dataset)):
                 yield f"  {change}"
-        if here is None and (shards := len(list(place.glob("*.receipt.json")))):
+        if shards := len(list(place.glob("*.receipt.json"))):
             yield f"  {shards} shards of the new ones are made"
 
 

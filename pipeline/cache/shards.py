@@ -13,8 +13,8 @@ from typing import Any, Generic
 
 from pipeline.artefacts.chain import FAILURES_FILE, INDEX_FILE
 from pipeline.artefacts.executor import Advance, Executor
-from pipeline.artefacts.files import atomic
-from pipeline.artefacts.receipts import NAME, Receipt, done, write_receipt
+from pipeline.artefacts.files import atomic, share
+from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, LatentRecord, TextRecord, write_records
 from pipeline.cache.encoders import Model, encoder
 from pipeline.cache.plan import Item, Look, Shard, Text
@@ -74,10 +74,11 @@ def make(
     """
     started = time.monotonic()
     missing = [shard for shard in work.shards if _proof(work, shard) is None]
+    if work.cache != work.fingerprint:
+        _take_over(work.folder, {one.receipt: one.fingerprint(work.cache) for one in missing})
+        missing = [shard for shard in missing if _proof(work, shard) is None]
     total = sum(len(shard.items) for shard in work.shards)
     if missing:
-        # It would speak for shards that change now; and so would each of theirs.
-        (work.folder / NAME).unlink(missing_ok=True)
         finished = total - sum(len(shard.items) for shard in missing)
         tasks = [
             ShardTask(work.folder, work.stage, work.cache, shard, work.model) for shard in missing
@@ -103,7 +104,6 @@ def make_shard(task: ShardTask[Item], advance: Advance) -> None:
         return
     encoded = encoder(task.model)(shard, advance)
     path = task.folder / shard.name
-    (task.folder / shard.receipt).unlink(missing_ok=True)
     if encoded.rows:
         # Imported here: what is finished needs no torch.
         from safetensors.torch import save_file
@@ -123,6 +123,18 @@ def make_shard(task: ShardTask[Item], advance: Advance) -> None:
         },
         name=shard.receipt,
     )
+
+
+def _take_over(folder: Path, wanted: dict[str, str]) -> None:
+    """Shards that an earlier cache has just so, with other masks in others of its shards: those
+    whose receipts have the names and fingerprints of `wanted`."""
+    for place in folder.parent.glob("*"):
+        for name, fingerprint in list(wanted.items()):
+            proof = done(place, fingerprint, name=name)
+            if proof is not None:
+                for file in (*proof.outputs, name):  # The proof comes last.
+                    share(place / file, folder / file)
+                del wanted[name]
 
 
 def _proof(work: Work[Item], shard: Shard[Item]) -> Receipt | None:

@@ -25,8 +25,8 @@ class CacheFolders:
     latents: Path
     latents_fingerprint: str
     latents_apart: str
-    """`latents_fingerprint` without what masks from files hold: what all shards were made from,
-    whichever pictures are in them."""
+    """`latents_fingerprint` without what masks from files hold: what every shard was made from,
+    whichever pictures are in it. Folders that have it in common may share shards."""
     text: Path
     text_fingerprint: str
     resized: Path
@@ -56,8 +56,7 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
         latents = fingerprint(latents=apart, masks=masks_digest(dataset, folder, images, known))
     text = chain.text_fingerprint(captions, digests.text, job.recipe.base)
     return CacheFolders(
-        # Its place stays where a mask changes: shards without it stand.
-        latents=folder.cache(apart),
+        latents=folder.cache(latents),
         latents_fingerprint=latents,
         latents_apart=apart,
         text=folder.cache(text),

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from pipeline.artefacts.chain import FAILURES_FILE, IMAGES_FILE
 from pipeline.artefacts.job import load_job
 from pipeline.artefacts.masks import masks_of
-from pipeline.artefacts.receipts import done, read_receipt
+from pipeline.artefacts.receipts import read_receipt
 from pipeline.artefacts.records import Failure, ImageRecord, read_records, write_records
 from pipeline.artefacts.workspace import Workspace
 from pipeline.cache.latents import of_latent
@@ -221,71 +222,44 @@ def test_a_changed_mask_makes_its_shard_anew_and_no_other(
 ) -> None:
     job = make_chained(tmp_path / "job", tiny.as_file, three, RESIZE, FILES)
     run_stages(job, told)
-    dataset = job.datasets[0][1]
-    before, md5s = cache_folders(job, dataset), _by_name(job)
-    store = _cached(job)
+    dataset, store, md5s = job.datasets[0][1], _cached(job), _by_name(job)
+    before = cache_folders(job, dataset)
+    first = _shards(before.latents)
+    rows = {name: len(load_file(before.latents / name)["mean"]) for name in first}
     mine = {store.record(md5s["a"], variant).shard for variant in (0, 1)}
     assert store.record(md5s["c"]).shard not in mine
-    first = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
-    made = {path.name: path.stat().st_mtime_ns for path in before.latents.glob("*.safetensors")}
     # Written again, the same: nothing is stale.
-    (three / "a-masklabel.png").write_bytes((three / "a-masklabel.png").read_bytes())
+    kept = (three / "a-masklabel.png").read_bytes()
+    (three / "a-masklabel.png").write_bytes(kept)
     assert stage("cache").run(job, told).already
     Image.new("L", (64, 64), 255).save(three / "a-masklabel.png")
-    changed = cache_folders(job, dataset)
-    assert changed.latents == before.latents
-    assert changed.latents_fingerprint != before.latents_fingerprint
-    assert done(changed.latents, changed.latents_fingerprint) is None
     assert list(reasons(job, dataset))[:2] == [
         f"latents: stale; unlike {before.latents.name}, the last ones,",
         "  masks: others than before",
     ]
-    run_stages(job, told)
+    with pytest.raises(RequestError, match="are not finished"):
+        _cached(job)
+    told.bars.clear()
+    run_stages(job, told, "cache")
+    ((_, total, finished, _),) = told.bars
+    assert (total, total - finished) == (6, sum(rows[name] for name in mine))
+    after = _shards(cache_folders(job, dataset).latents)
+    assert {name for name in first if first[name] != after[name]} == mine
     assert bool((_cached(job).mask(md5s["a"]) == 1).all())
-    after = {path.name: path.stat().st_mtime_ns for path in before.latents.glob("*.safetensors")}
-    assert {name for name in made if made[name] != after[name]} == mine
-    # A mask that comes later is a change too.
+    # What was made of the mask before stands, for a round that is still trained on it.
+    assert _shards(before.latents) == first
+    # A mask that comes later is a change too; and one that is put back makes nothing again.
     _mask(160, 80).save(three / "sub" / "c-masklabel.png")
-    run_stages(job, told)
+    run_stages(job, told, "cache")
     assert bool((_cached(job).mask(md5s["c"])[:, 0] == 0).all())
     (three / "sub" / "c-masklabel.png").unlink()
-    Image.fromarray(np.asarray(_mask(64, 64))).save(three / "a-masklabel.png")
-    run_stages(job, told)
-    assert cache_folders(job, dataset).latents_fingerprint == before.latents_fingerprint
-    assert {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")} == first
-
-
-def test_a_mask_put_back_after_a_kill_is_in_its_shard_again(
-    tiny: Any,
-    three: Path,
-    tmp_path: Path,
-    told: Any,
-    make_chained: Any,
-    run_stages: Any,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Killed between the other mask's shard and its proof: neither the shard's first proof nor
-    that of the whole may speak for what lies there now."""
-    job = make_chained(tmp_path / "job", tiny.as_file, three, RESIZE, FILES)
-    run_stages(job, told)
-    before = cache_folders(job, job.datasets[0][1])
-    first = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
-    kept = (three / "a-masklabel.png").read_bytes()
-    Image.new("L", (64, 64), 255).save(three / "a-masklabel.png")
-
-    def killed(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("pipeline.cache.shards.write_receipt", killed)
-        run_stages(job, told, "cache")
-    there = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
-    assert there != first
     (three / "a-masklabel.png").write_bytes(kept)
-    assert done(before.latents, before.latents_fingerprint) is None
-    run_stages(job, told, "cache")
-    there = {path.name: path.read_bytes() for path in before.latents.glob("*.safetensors")}
-    assert there == first
+    assert stage("cache").run(job, told).already
+    assert cache_folders(job, dataset) == before
+
+
+def _shards(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 def test_a_mask_that_cannot_be_used_costs_its_picture_with_a_reason(
