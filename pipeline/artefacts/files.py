@@ -66,6 +66,16 @@ def translated(path: Path) -> Iterator[None]:
                 f"{path} cannot be written: there is a file where its folder should be. "
                 "Choose another --workspace, or move that file away."
             ) from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise UrushiError(
+                f"{path} cannot be opened: {error.strerror}. Raise the bound (`ulimit -n 1024`) "
+                "and run the same command again to go on."
+            ) from error
+        if error.errno == errno.EIO:
+            raise UrushiError(
+                f"The disk fails at {path} ({error.strerror}). Look after the disk, and then run "
+                "the same command again to go on."
+            ) from error
         raise
 
 

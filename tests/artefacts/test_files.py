@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -78,6 +80,24 @@ def test_a_place_that_forbids_writing_is_told(tmp_path: Path) -> None:
     """/sys refuses new files to everyone, root too."""
     with pytest.raises(RequestError, match=r"cannot be written.*--workspace"):
         files.write_text(Path("/sys/urushi/a.txt"), "x")
+
+
+def test_too_many_open_files_are_told(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(UrushiError, match=r"a\.txt cannot be opened.*ulimit -n"):
+            files.write_text(tmp_path / "a.txt", "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_disk_that_fails_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UrushiError, match=r"disk fails at .*a\.txt"),
+        files.translated(tmp_path / "a.txt"),
+    ):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_folders_are_made_and_content_is_exact(tmp_path: Path) -> None:
