@@ -35,7 +35,7 @@ def require_trackers(names: Sequence[str]) -> None:
 def begun(
     names: Sequence[str], folder: Path, step: int, fingerprint: str, settings: Mapping[str, Any]
 ) -> "list[GeneralTracker]":
-    """The trackers of the training in `folder`, open; on devices but the first they do nothing.
+    """The trackers of the training in `folder`, open.
 
     Args:
         step: from which it goes on.

@@ -48,6 +48,8 @@ class Watch:
     ) -> None:
         self._accelerator, self._folder, self._clock = accelerator, training.folder, clock
         self._looked, self._shown = clock(), 0
+        if not accelerator.is_main_process:
+            return
         with translated(self._folder):
             accelerator.trackers = begun(
                 names, self._folder, step, training.fingerprint, training.settings

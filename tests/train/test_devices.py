@@ -53,6 +53,7 @@ def one_of_two(job: Job, place: int, port: int) -> None:
     names = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in names.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
+    os.environ["WANDB_MODE"] = "offline"
     torch.set_num_threads(1)
     PartialState(cpu=True)
     with Stopping(job[1].stop) as stopping:
@@ -140,6 +141,15 @@ def test_a_file_of_accelerates_says_how_many(job: Callable[..., Job], tmp_path: 
     train_round(*two, Silent())
     losses, loras = apart(one, two)
     assert losses <= 1e-5 and loras <= 1e-3
+
+
+@pytest.mark.drill
+def test_one_of_two_devices_keeps_curves(job: Callable[..., Job]) -> None:
+    pytest.importorskip("wandb")
+    two = job("two", train={"trackers": ("tensorboard", "wandb")})
+    on_two(two)
+    for kept in ("curves/events.*", "wandb/offline-run-*"):
+        assert len(list(two[1].folder.glob(kept))) == 1, kept
 
 
 class Told(Silent):
