@@ -22,10 +22,12 @@ class Losses:
     Args:
         known: of the steps before this process.
         divergence: how many times its beginning the moving average may reach.
-        remedy: what a person may do where it goes wrong.
+        remedy: says what a person may do where it goes wrong.
     """
 
-    def __init__(self, known: Iterable[float], divergence: float, remedy: str) -> None:
+    def __init__(
+        self, known: Iterable[float], divergence: float, remedy: Callable[[], str]
+    ) -> None:
         self.values = list(known)
         self._divergence, self._remedy = divergence, remedy
         self._pending: list[Tensor] = []
@@ -61,7 +63,7 @@ class Losses:
                 )
 
     def _stop(self, what: str) -> None:
-        raise UrushiError(f"{what} {self._remedy}")
+        raise UrushiError(f"{what} {self._remedy()}")
 
     @property
     def mean(self) -> float:

@@ -39,7 +39,7 @@ def is_refusal(error: RuntimeError | MemoryError) -> bool:
 
 def _told(train: Train, where: str, what: str) -> UrushiError:
     return UrushiError(
-        f"There is not enough memory {where} ({what.splitlines()[0][:200]}). The last resume point "
+        f"There is not enough memory {where} ({what.splitlines()[0][:200]}). What was saved "
         f"stands. Try, in [train]: {'; '.join(_switches(train))}."
     )
 

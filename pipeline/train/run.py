@@ -39,7 +39,7 @@ class Run:
 
     def __init__(self, recipe: BuildRecipe, training: RoundTraining) -> None:
         self.recipe, self.training = recipe, training
-        train = recipe.train
+        train, start = recipe.train, training.start
         # It keeps the first precision that a process asked for; rounds may ask for others.
         AcceleratorState._reset_state(reset_partial_state=False)
         self.accelerator = Accelerator(mixed_precision=mixed_precision(train.precision))
@@ -49,19 +49,15 @@ class Run:
         text = live_text(recipe, training)
         timesteps = int(self.noise_schedule.config.num_train_timesteps)
         self.feed = Feed(recipe, training, timesteps, text)
-        batches = self.feed.steps_per_epoch * (training.epochs or 1)
-        if training.steps is not None:
-            batches = training.steps * train.accumulation
         self._deal = Deal(
             self.feed,
-            batches,
+            self._batches(),
             train.accumulation,
             self.accelerator.device,
             self.devices.count,
             self.devices.place,
         )
         self.steps = self._deal.steps
-        start = training.start
         chain = zip(start.loras, start.strengths, strict=True)
         self.carried = carried_over(tuple(chain)) if start.policy == "carried" else {}
         """What the LoRA was given of the one before, and its saved file takes back."""
@@ -76,13 +72,7 @@ class Run:
         self._kept = {**self.parameters, **beginnings(self.network)}
         """The same, and what it began at where that is of the weights: a decomposition done again
         elsewhere may turn its directions around."""
-        channels_last = train.channels_last
-        if channels_last == "auto":
-            channels_last = self.accelerator.device.type == "cuda"
-        if channels_last:
-            self.network.unet.to(memory_format=torch.channels_last)
-        if train.compile:
-            self.network.unet.compile(dynamic=True)  # One compilation for all buckets.
+        self._make_fast()
         self._denoiser = self.devices.wrapped(self.network)
         if start.aims and not resumed:
             aim(self.network, self.carried, self._gradients)
@@ -100,19 +90,45 @@ class Run:
             training.phase,
             self.max_norm,
         )
-        self.losses = Losses((), train.divergence, self._remedy)
+        self.losses = self._losses_from(())
         self.step = 0
         self.shown = 0
         """Pictures trained on by all devices, in this process."""
         self.forced: tuple[str, ...] = ()
         self._earlier_seconds, self._started = 0.0, time.monotonic()
 
-    @property
+    def _batches(self) -> int:
+        """Of the whole round."""
+        if self.training.steps is not None:
+            return self.training.steps * self.recipe.train.accumulation
+        return self.feed.steps_per_epoch * (self.training.epochs or 1)
+
+    def _make_fast(self) -> None:
+        """Lays the UNet's weights out and compiles it, as the recipe says."""
+        train, unet = self.recipe.train, self.network.unet
+        on_gpu = self.accelerator.device.type == "cuda"
+        if on_gpu if train.channels_last == "auto" else train.channels_last:
+            unet.to(memory_format=torch.channels_last)
+        if train.compile:
+            unet.compile(dynamic=True)  # One compilation for all buckets.
+
+    def _losses_from(self, known: tuple[float, ...]) -> Losses:
+        return Losses(known, self.recipe.train.divergence, self._remedy)
+
     def _remedy(self) -> str:
+        """What a person may do where the loss goes wrong."""
+        folder = self.training.folder
+        change = (
+            "Lower [rounds].learning_rate or [train].max_grad_norm, or raise [train].warmup; then"
+        )
+        if not has_state(folder):
+            return (
+                f"That is round {self.training.round}, of which nothing is saved yet. {change} run "
+                "the same command again."
+            )
         return (
-            f"That is round {self.training.round}; its last resume point stands. Lower "
-            "[rounds].learning_rate or [train].max_grad_norm, or raise [train].warmup; then go on "
-            f"from there with --force, or delete {self.training.folder} to train the round anew."
+            f"That is round {self.training.round}; its last resume point stands. {change} go on "
+            f"from there with --force, or delete {folder} to train the round anew."
         )
 
     @property
@@ -140,7 +156,7 @@ class Run:
         else:
             self.learner.load(state)
         self.step = state.step
-        self.losses = Losses(state.losses, self.recipe.train.divergence, self._remedy)
+        self.losses = self._losses_from(state.losses)
         self._earlier_seconds = state.seconds
         self.forced = state.forced
         if changed:

@@ -402,6 +402,15 @@ def test_a_loss_that_is_not_finite_overwrites_nothing(
     state = load_state(training.folder, Silent().say)
     assert state is not None and state.step == 2
     assert all(bool(value.isfinite().all()) for value in state.parameters.values())
+    assert "its last resume point stands" in str(caught.value) and "--force" in str(caught.value)
+
+
+def test_a_loss_that_goes_wrong_at_once_has_nothing_to_force(
+    plan: TrainMaker,
+) -> None:
+    recipe, training = plan("early", learning_rate=float("inf"), train={"warmup": 0.0})
+    with pytest.raises(UrushiError, match=r"nothing is saved yet\. .* run the same command again"):
+        train_round(recipe, training, Silent())
 
 
 def test_too_little_memory_for_a_step_is_told_and_the_point_before_stands(

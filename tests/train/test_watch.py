@@ -106,7 +106,7 @@ def test_the_pace_is_of_the_training_alone(plan: TrainMaker) -> None:
 
 
 def test_losses_are_looked_at_together() -> None:
-    losses = Losses((), 5.0, "Lower the rate.")
+    losses = Losses((), 5.0, lambda: "Lower the rate.")
     for value in (0.5, 0.25):
         losses.add(torch.tensor(value))
     assert losses.values == []
@@ -116,7 +116,7 @@ def test_losses_are_looked_at_together() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_names_its_step(bad: float) -> None:
-    losses = Losses((0.5,), 5.0, "Lower the rate.")
+    losses = Losses((0.5,), 5.0, lambda: "Lower the rate.")
     for value in (0.25, bad, 0.5):
         losses.add(torch.tensor(value))
     with pytest.raises(UrushiError, match=r"at step 3\. Lower the rate"):
@@ -124,11 +124,11 @@ def test_a_loss_that_is_no_number_names_its_step(bad: float) -> None:
 
 
 def test_losses_that_grow_stop_and_such_that_waver_do_not() -> None:
-    wavering = Losses((), 5.0, "Lower the rate.")
+    wavering = Losses((), 5.0, lambda: "Lower the rate.")
     for step in range(4 * WINDOW):
         wavering.add(torch.tensor(0.1 + 0.3 * (step % 2)))
     wavering.gather()
-    growing = Losses([0.1] * WINDOW, 5.0, "Lower the rate.")
+    growing = Losses([0.1] * WINDOW, 5.0, lambda: "Lower the rate.")
     for _ in range(WINDOW):
         growing.add(torch.tensor(0.6))
     with pytest.raises(UrushiError, match=r"grows: 0\.6000.*0\.1000 over the first\. Lower"):
