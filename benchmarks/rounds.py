@@ -87,6 +87,8 @@ QUICK = Size(
     sd_seeds=(0,),
 )
 SHORT_RATES, LONG_RATES = (1.2e-2, 2.4e-2), (6e-3, 1.2e-2)
+PRINCIPAL_RATES = (3e-3, 6e-3, 1.2e-2)
+"""Where a LoRA begins at the weights' own directions, whose rows are longer."""
 FULL_SHARE = 0.1
 """Full fine-tuning is given a tenth of a LoRA's rates."""
 
@@ -105,8 +107,8 @@ def tasks(size: Size, base: Path) -> Iterator[Task]:
         for seed in size.sd_seeds:
             yield Task(f"sd {name} seed {seed}", partial(sd_row, size, base.parent, name, seed))
     for steps, rates in ((size.long, LONG_RATES), (size.short, SHORT_RATES)):
-        for name in ("single", *dict(many.STARTS), "total rank", "full"):
-            for rate in rates:
+        for name in ("single", *dict(many.STARTS), "pissa once", "total rank", "full"):
+            for rate in PRINCIPAL_RATES if name.startswith("pissa") else rates:
                 task = f"many {steps} {name} {rate:g}"
                 yield Task(task, partial(many_row, size, base, name, steps, rate))
     for name in FEW:
@@ -162,6 +164,8 @@ def many_row(size: Size, base: Path, name: str, steps: int, rate: float) -> Figu
         found = many.single(problem, many.RANK, steps, rate)
     elif name == "total rank":
         found = many.single(problem, many.RANK * many.ROUNDS, steps, rate)
+    elif name == "pissa once":
+        found = many.rounds(problem, many.principal_start, steps, rate, count=1)
     elif name == "full":
         found = many.full(problem, steps, rate * FULL_SHARE)
     else:

@@ -24,6 +24,7 @@ CODES = (
     *("ratings", "contact", "request-rate", "query-tags", "artist-category", "no-score-words"),
     *("bucket-step", "configurations", "conv-rank", "alpha-above-rank", "alpha-few-pictures"),
     *("epochs-and-steps", "fading-rate", "short-rounds", "gate-always", "preview-size"),
+    "pissa-rounds",
     *("few-pictures", "step-count", "held-out-few", "small-pictures", "shared-words"),
     *(
         "score-scheme",
@@ -208,6 +209,13 @@ def _rounds(recipe: BuildRecipe) -> Iterator[Trap]:
             "gate-always",
             '[rounds].gate "always" merges every round, also one whose best strength does not '
             "lower the held-out loss.",
+        )
+    if rounds.start == "pissa" and len(law) > 1:
+        yield Trap(
+            "pissa-rounds",
+            f'[rounds].start "pissa" begins all {len(law)} rounds at nearly the same directions, '
+            "the weights' own: in our tests five rounds came no further than one. Use another "
+            "start, or one round of as many steps.",
         )
 
 

@@ -109,21 +109,34 @@ def carried_start(round_: Round) -> tuple[Weights, Factors]:
     return added(round_.base, kept.deltas(), -1.0), Factors(ups, beside)
 
 
+def principal_start(round_: Round) -> tuple[Weights, Factors]:
+    """The weights' own leading directions, out of the base."""
+    ups, downs = [], []
+    for weight in round_.base:
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)
+        root = values[:, None, :RANK].sqrt()
+        ups.append((left[:, :, :RANK] * root).contiguous())
+        downs.append((right[:, :RANK] * root.mT).contiguous())
+    factors = Factors(ups, downs)
+    return added(round_.base, factors.deltas(), -1.0), factors
+
+
 STARTS: tuple[tuple[str, Start], ...] = (
     ("fresh", fresh_start),
     ("kept", kept_start),
     ("gradient", gradient_start),
     ("carried", carried_start),
+    ("pissa", principal_start),
 )
 """(name in recipes, what it does)."""
 
 
-def rounds(problem: Problem, start: Start, steps: int, rate: float) -> Judged:
-    """After five rounds of `steps` in all."""
+def rounds(problem: Problem, start: Start, steps: int, rate: float, count: int = ROUNDS) -> Judged:
+    """After `count` rounds of `steps` in all."""
     base, last, feed = problem.spread(), None, problem.feed()
-    for number in range(ROUNDS):
+    for number in range(count):
         base, last = start(Round(problem, base, number, last))
-        _train(problem, base, last, feed, steps // ROUNDS, rate)
+        _train(problem, base, last, feed, steps // count, rate)
         base = added(base, last.deltas())
     return problem.judge(base)
 

@@ -66,6 +66,8 @@ class Policy:
     start: str
     shares: tuple[float, ...] = (1.0,)
     envelope: str = "build"
+    rate: float = 1.0
+    """Times the rate that is best for one fresh LoRA."""
 
 
 POLICIES: dict[str, Policy] = {
@@ -74,6 +76,7 @@ POLICIES: dict[str, Policy] = {
     "kept, 2, cut at 1/4": Policy("kept", (0.25, 0.75)),
     "fresh, 2, cut at 1/4": Policy("fresh", (0.25, 0.75)),
     "single, gradient": Policy("gradient"),
+    "single, pissa": Policy("pissa", rate=0.5),
     "fresh, 4 even": Policy("fresh", (0.25,) * 4),
 }
 
@@ -117,7 +120,7 @@ def _recipe(folder: Path, name: str, policy: Policy, seed: int, steps: int, rate
             warmup=min(10, min(lengths) // 2),
             count=len(lengths),
             steps=lengths,
-            rate=rate,
+            rate=rate * policy.rate,
             start=policy.start,
             envelope=policy.envelope,
         ),

@@ -61,6 +61,7 @@ def of_dataset(path: Path) -> list[str]:
             "[rounds]\ndecay = 1.0\n[[round]]\nsteps = 9\nepochs = 2\n",
             "[[round]] number 1 has epochs and steps",
         ),
+        ('[rounds]\nstart = "pissa"\n', '[rounds].start "pissa" begins all 4 rounds'),
         ('[rounds]\ngate = "always"\n', '[rounds].gate "always" merges every round'),
         ("[preview]\nwidth = 520\n", "[preview].width 520 is not a multiple of 64"),
     ],
