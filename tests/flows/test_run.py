@@ -1,5 +1,6 @@
 """Real Prefect runs, in processes of their own: settings are read when prefect is imported."""
 
+import base64
 import json
 import os
 import signal
@@ -15,6 +16,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from demo.booru import running
+from demo.booru_faults import Fault, no_faults
+from demo.corpus import generate
 from pipeline.artefacts.runs import RunRecord, read_run
 
 WriteRecipe = Callable[..., Path]
@@ -196,3 +200,34 @@ def test_the_same_recipe_runs_once_at_a_time(
         run_recipe(job, Silent())
     assert "prefect" not in sys.modules
     assert not (tmp_path / "workspace" / "prefect").exists()
+
+
+@pytest.mark.prefect
+@pytest.mark.drill
+def test_a_sites_key_is_in_nothing_that_a_run_leaves(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Neither in the workspace nor in Prefect's folder, be it a run that fails over the key."""
+    secret = "s3cr3t+k3y"
+    spelled = secret.encode(), b"s3cr3t%2B", base64.b64encode(f"me:{secret}".encode())[4:-4]
+    keys = {"URUSHI_DANBOORU_LOGIN": "me", "URUSHI_DANBOORU_API_KEY": secret}
+    recipe, home = tmp_path / "small.toml", Path(environment["PREFECT_HOME"])
+    more = environment | keys | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    words = [Path(sys.executable).with_name("urushi"), "run", recipe]
+    words += ["--workspace", tmp_path / "workspace"]
+    refused = Fault(status=401, body=json.dumps({"message": f"bad key {secret}"}).encode())
+    with running(corpus=generate(seed=5, count=12)) as booru:
+        booru.account = ("me", secret)
+        recipe.write_text(
+            f'name = "small"\n[download]\nsite = "danbooru"\nhost = "{booru.url}"\n'
+            'tags = "maki-e_box"\nrequests_per_second = 1000.0\n'
+        )
+        for faults, code in ((lambda hit: refused, 1), (no_faults, 0)):
+            booru.faults = faults
+            ended = subprocess.run(words, capture_output=True, env=more, cwd=tmp_path, timeout=180)
+            assert ended.returncode == code, ended.stderr
+            assert not any(form in ended.stdout + ended.stderr for form in spelled)
+        assert any(spelled[2] in str(hit.headers).encode() for hit in booru.hits)
+    left = [p for root in (home, tmp_path / "workspace") for p in root.rglob("*") if p.is_file()]
+    assert any(b"keeps us out" in path.read_bytes() for path in left if path.parent == home)
+    assert not [path for path in left if any(form in path.read_bytes() for form in spelled)]
