@@ -174,6 +174,21 @@ def test_forced_it_goes_on_and_the_receipt_says_so(
     assert receipt.summary["forced"] == ["from step 5: learning_rate 0.001 -> 0.0005"]
 
 
+def test_forced_to_another_optimizer_its_moments_are_new(
+    plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_trained(plan, monkeypatch, "half")
+    recipe, training = plan("half", train={"optimizer": "lion"}, training={"force": True})
+    run = Run(recipe, training)
+    run.resume(Silent().say)
+    assert run.step == 5 and not run.learner.optimizer.state
+    assert run.learner.rate == Run(*plan("half")).learner._schedule.base_lrs[0] * factor(
+        recipe.train, 5, 0, 8
+    )
+    receipt = train_round(recipe, training, Silent())
+    assert receipt.summary["forced"] == ["from step 5: train.optimizer adamw -> lion"]
+
+
 def test_forced_to_other_block_rates_moments_stay_with_their_factors(
     plan: TrainMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,9 @@ def test_no_number_is_read_inside_a_step(plan: TrainMaker, form: dict[str, Any])
 
 def test_channels_last_learns_the_same(plan: TrainMaker) -> None:
     losses = []
+    run = Run(*plan("laid", train={"channels_last": True}, lora={"conv_rank": 4}))
+    last = torch.channels_last
+    assert run.network.unet.conv_in.weight.is_contiguous(memory_format=last)
     for name, asked in (("plain", False), ("last", True)):
         recipe, training = plan(
             name, steps=3, train={"channels_last": asked}, lora={"conv_rank": 4}
