@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.artefacts.chain import VERSIONS
 from pipeline.artefacts.identity import fingerprint
@@ -10,6 +11,7 @@ from pipeline.artefacts.strength import adds
 from pipeline.errors import RequestError
 from pipeline.recipe import RoundLaw
 from pipeline.recipe.running import Running
+from pipeline.recipe.train import Train
 from pipeline.rounds.anchor import anchor_of
 from pipeline.rounds.chain import Link, origin_digest
 from pipeline.rounds.further import further_sources, identities
@@ -39,13 +41,7 @@ def training(
             f"Round {law.number} has no learning rate yet. `urushi run` makes the trials first."
         )
     recipe, folder = job.recipe, job.folder.round(law.number)
-    seen, anchor, phase = pictures(job, law), anchor_of(job), _phase(job, law)
-    # What rounds up to this one are judged by; a later one's must not undo these.
-    judged = {each.dataset: pictures(job, each).split.md5s for each in recipe.law()[: law.number]}
-    apart = frozenset[str]().union(*judged.values(), anchor.split.md5s if anchor else ())
-    beside = (each.recipe for each in recipe.datasets)
-    anchors = () if recipe.rounds.anchor is None else (recipe.rounds.anchor,)
-    apart = with_kin(job, (*judged, *beside, *anchors), apart, whole=anchor is None)
+    seen, phase, apart = pictures(job, law), _phase(job, law), _apart(job, law)
     learnt = tuple(md5 for md5 in seen.train if md5 not in apart)
     further = further_sources(job, law, apart)
     repeats = recipe.dataset.repeats if law.dataset == recipe.dataset.recipe else 1
@@ -54,10 +50,6 @@ def training(
     seed = seed_of(recipe.seed, "round", law.number, "attempt", attempt, *again)
     start = _start(job, base)
     init = init_lora(job) if law.number == 1 else None
-    train = law.train.model_dump(mode="json", exclude=set(Running.model_fields))
-    if not law.train.masked_loss:
-        # Left out, as they were before there were masks: rounds trained then stay done.
-        del train["masked_loss"], train["unmasked_weight"]
     settings = {
         "version": VERSIONS["train"],
         "origin": origin_digest(job),
@@ -67,7 +59,7 @@ def training(
         "live": law.live,
         "pictures": fingerprint(pictures=list(learnt)),
         "lora": recipe.lora.model_dump(mode="json", exclude={"init"}),
-        "train": train,
+        "train": _keys(law.train),
         "seed": seed,
         "round": law.number,
         "learning_rate": rate,
@@ -102,6 +94,28 @@ def training(
         further=further,
         live=law.live,
     )
+
+
+def _apart(job: Job, law: RoundLaw) -> frozenset[str]:
+    """md5s that a round must not learn from: those that it is judged by, and all that is like them.
+
+    They are those of the rounds up to it and of the anchor; a later round must not undo these.
+    """
+    recipe, anchor = job.recipe, anchor_of(job)
+    judged = {each.dataset: pictures(job, each).split.md5s for each in recipe.law()[: law.number]}
+    apart = frozenset[str]().union(*judged.values(), anchor.split.md5s if anchor else ())
+    beside = (each.recipe for each in recipe.datasets)
+    anchors = () if recipe.rounds.anchor is None else (recipe.rounds.anchor,)
+    return with_kin(job, (*judged, *beside, *anchors), apart, whole=anchor is None)
+
+
+def _keys(train: Train) -> dict[str, Any]:
+    """What of [train] a round's LoRA hangs on."""
+    keys = train.model_dump(mode="json", exclude=set(Running.model_fields))
+    if not train.masked_loss:
+        # Left out, as they were before there were masks: rounds trained then stay done.
+        del keys["masked_loss"], keys["unmasked_weight"]
+    return keys
 
 
 def _phase(job: Job, law: RoundLaw) -> Phase:
