@@ -104,9 +104,11 @@ def read_mask(path: Path, picture: Size, placement: Placement) -> Image.Image:
 
 
 def same_shape(one: Size, other: Size) -> bool:
-    """Whether each is the other scaled, but for a pixel that rounding takes or gives."""
-    width, height = one.height * other.width / other.height, one.width * other.height / other.width
-    return abs(one.width - width) <= 1 or abs(one.height - height) <= 1
+    """Whether the smaller is the larger scaled, but for a pixel that rounding takes or gives."""
+    small, large = sorted((one, other), key=lambda size: size.area)
+    width = small.height * large.width / large.height
+    height = small.width * large.height / large.width
+    return abs(small.width - width) <= 1 or abs(small.height - height) <= 1
 
 
 def read_places(path: Path, plan: Plan) -> tuple[Size, Sequence[Placement]]:
