@@ -1,8 +1,9 @@
 """`urushi selftest`: checks on this machine what was only ever checked on CPUs; see docs/gpu.md.
 
 Draws a few pictures, runs the data stages on the shipped tiny base or on one of yours, and trains
-short rounds: precisions beside float32, a training cut in two beside a whole one, a child process
-beside this one, two devices beside one, and seconds and memory with each switch.
+short rounds: precisions and storage beside float32, a training cut in two beside a whole one, a
+child process beside this one, two devices beside one, optimizers of 8 bits beside AdamW, and
+seconds and memory with each switch.
 """
 
 import hashlib
@@ -20,14 +21,18 @@ from urushi.recipes import tiny_base
 from urushi.table import table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.artefacts.job import Job
     from pipeline.recipe import BuildRecipe
     from pipeline.train.plan import RoundTraining
 
 PICTURES, STEPS = 16, 8
-CLOSE = 1e-2
-"""How far, relative, a loss in half precision may be from float32's."""
+CLOSE = 0.5
+"""How far, relative, what moments of 8 bits taught may be from what AdamW did: 1 is nothing."""
 ALIKE = 1e-3
-"""The same for a loss after a resume on a GPU, whose sums are not always in one order."""
+"""The same for a loss after a resume on a GPU, whose sums are not always in one order, and for one
+of several devices."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,20 @@ class Check:
 
 @dataclass(frozen=True)
 class Bench:
-    """A round that is ready to be trained, any number of times, under a folder."""
+    """A build whose data is cached and whose round can be trained, any number of times, under a
+    folder."""
 
-    recipe: "BuildRecipe"
-    training: "RoundTraining"
+    job: "Job"
     folder: Path
 
     def asked(self, name: str, **train: Any) -> tuple["BuildRecipe", "RoundTraining"]:
         """The round in a folder of its own, with these keys of [train] changed."""
-        changed = self.recipe.train.model_copy(update=train)
-        recipe = self.recipe.model_copy(update={"train": changed})
-        return recipe, replace(self.training, folder=self.folder / name)
+        from pipeline.rounds.training import training
+
+        changed = self.job.recipe.train.model_copy(update=train)
+        recipe = self.job.recipe.model_copy(update={"train": changed})
+        asked = training(replace(self.job, build=recipe), recipe.law()[0], (), None, 1)
+        return recipe, replace(asked, folder=self.folder / name)
 
 
 def run_selftest(device: str, base: Path | None) -> None:
@@ -134,7 +142,6 @@ def _bench(root: Path, base: Path | None) -> Bench:
 
     from demo.drawings import draw, lacquer_scene
     from pipeline.artefacts.job import load_job
-    from pipeline.rounds.training import training
     from pipeline.stages import DATA_STAGES
 
     side = 64 if base is None else 512
@@ -159,7 +166,7 @@ def _bench(root: Path, base: Path | None) -> Bench:
     job = load_job(root / "recipe.toml", root / "workspace")
     for stage in DATA_STAGES:
         stage.run(job, Silent())
-    return Bench(job.recipe, training(job, job.recipe.law()[0], (), None, 1), root)
+    return Bench(job, root)
 
 
 def _digest(folder: Path) -> str:
@@ -173,14 +180,33 @@ def _losses(folder: Path) -> list[float]:
     return losses
 
 
-def _same(name: str, one: Path, other: Path, *, exact: bool) -> Check:
-    """Whether two trainings came to the same: in bytes, or in their losses."""
-    if exact:
+def _same(name: str, one: Path, other: Path, *, most: float | None) -> Check:
+    """Whether two trainings came to the same: in bytes, or in losses at most so far apart."""
+    if most is None:
         digests = _digest(one), _digest(other)
         return Check(name, digests[0] == digests[1], f"LoRA {digests[0]} and {digests[1]}")
     pairs = zip(_losses(one), _losses(other), strict=True)
     apart = max(abs(a - b) / abs(a) for a, b in pairs)
-    return Check(name, apart <= ALIKE, f"losses at most {apart:.1e} apart")
+    return Check(name, apart <= most, f"losses at most {apart:.1e} apart")
+
+
+def _repeated() -> float | None:
+    """How far apart the losses of one round trained twice may be; None: not in one bit."""
+    import torch
+
+    return ALIKE if torch.cuda.is_available() else None
+
+
+PRECISIONS: tuple[tuple[str, dict[str, Any], float], ...] = (
+    ("float32", {}, 0),
+    ("fp16", {"precision": "fp16"}, 1e-2),
+    ("bf16", {"precision": "bf16"}, 5e-2),
+    ("fp8 storage", {"storage": "fp8"}, 0.1),
+    ("int8 storage", {"storage": "int8"}, 0.1),
+    ("nf4 storage", {"storage": "nf4"}, 0.3),
+)
+"""What of [train] is changed, and how far, relative, predictions may be from float32's: some times
+what was seen of the shipped base on a CPU."""
 
 
 def _precisions(bench: Bench) -> Iterator[Check]:
@@ -189,29 +215,36 @@ def _precisions(bench: Bench) -> Iterator[Check]:
     from pipeline.train.run import Run
 
     gpu = torch.cuda.is_available()
-    found: dict[str, float] = {}
-    for precision in ("float32", "fp16") if gpu else ("float32",):
-        run = Run(*bench.asked(f"precision-{precision}", precision=precision))
-        with torch.no_grad():
-            batches = (run.feed.at(number) for number in range(4))
-            losses = [run.sample_losses(_on(run, batch)).mean() for batch in batches]
-        found[precision] = float(torch.stack(losses).mean())
+    exact = torch.zeros(())
+    for name, keys, most in PRECISIONS:
+        if name == "fp16" and not gpu:
+            yield Check(name, None, "needs a GPU")
+            continue
+        if "storage" in keys and gpu:
+            keys = {**keys, "precision": "fp16"}
+        run = Run(*bench.asked(f"precision-{name}", **keys))
+        said = torch.cat([_predicted(run, number).flatten() for number in range(4)])
         del run
-    for precision, loss in found.items():
-        apart = abs(loss / found["float32"] - 1)
-        yield Check(precision, apart <= CLOSE, f"loss {loss:.5f}, {apart:.1e} from float32")
-    if not gpu:
-        yield Check("fp16", None, "needs a GPU")
+        exact = said if name == "float32" else exact
+        apart = float((said - exact).norm() / exact.norm())
+        yield Check(name, apart <= most, f"predictions {apart:.1e} from float32's")
 
 
-def _on(run: Any, batch: Any) -> Any:
+def _predicted(run: Any, number: int) -> "Tensor":
+    """(B, C, H, W): what the network says of a batch, before it has learnt anything."""
+    import torch
+
     from pipeline.train.ahead import moved
+    from pipeline.train.objective import noisy
 
-    return moved(batch, run.accelerator.device)
+    batch = moved(run.feed.at(number), run.accelerator.device)
+    mixed = noisy(run.noise_schedule, batch.latents, batch.shown, batch.timesteps)
+    with torch.no_grad(), run.accelerator.autocast():
+        said: Tensor = run.network(mixed, batch.timesteps, batch.told)
+    return said.float().cpu()
 
 
 def _resume(bench: Bench) -> Iterator[Check]:
-    import torch
 
     from pipeline.train.round import train_round
 
@@ -228,21 +261,18 @@ def _resume(bench: Bench) -> Iterator[Check]:
     with suppress(Interrupted):
         train_round(*cut, seen)
     train_round(*cut, Silent())
-    exact = not torch.cuda.is_available()
     if seen.count >= STEPS:
         yield Check("resume", False, "was not cut off")
-    yield _same("resume", whole[1].folder, cut[1].folder, exact=exact)
+    yield _same("resume", whole[1].folder, cut[1].folder, most=_repeated())
 
 
 def _own_process(bench: Bench) -> Iterator[Check]:
-    import torch
 
     from pipeline.train.round import train_round
 
     asked = bench.asked("own", process="own")
     train_round(*asked, Silent())
-    exact = not torch.cuda.is_available()
-    yield _same("own process", bench.folder / "whole", asked[1].folder, exact=exact)
+    yield _same("own process", bench.folder / "whole", asked[1].folder, most=_repeated())
 
 
 def _devices(bench: Bench) -> Iterator[Check]:
@@ -253,11 +283,39 @@ def _devices(bench: Bench) -> Iterator[Check]:
     if torch.cuda.device_count() == 1:
         yield Check("devices", None, "needs two GPUs")
         return
-    one = bench.asked("one-device", accumulation=2)
-    two = bench.asked("two-devices", accumulation=2, devices=2)
-    for asked in (one, two):
+    for name, rate in (("devices", 0.0), ("devices, text encoders", 0.5)):
+        keys = {"accumulation": 2, "text_encoder_rate": rate}
+        one = bench.asked(f"one of {name}", **keys)
+        two = bench.asked(f"two of {name}", **keys, devices=2)
+        for asked in (one, two):
+            train_round(*asked, Silent())
+        yield _same(name, one[1].folder, two[1].folder, most=ALIKE)
+
+
+def _optimizers(bench: Bench) -> Iterator[Check]:
+    """Those of 8 bits, whose kernels are a card's own, beside AdamW."""
+    import torch
+
+    from pipeline.train.round import train_round
+
+    for name in ("adamw8bit", "pagedadamw8bit"):
+        if name.startswith("paged") and not torch.cuda.is_available():
+            yield Check(name, None, "needs a GPU")
+            continue
+        asked = bench.asked(name, optimizer=name)
         train_round(*asked, Silent())
-    yield _same("devices", one[1].folder, two[1].folder, exact=False)
+        wanted, found = (_learnt(folder) for folder in (bench.folder / "whole", asked[1].folder))
+        apart = float((found - wanted).norm() / wanted.norm())
+        yield Check(name, apart <= CLOSE, f"LoRA {apart:.1e} from AdamW's")
+
+
+def _learnt(folder: Path) -> "Tensor":
+    """(N,): of a training the factors that begin at zero."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = sorted(load_file(folder / "lora.safetensors").items())
+    return torch.cat([v.float().flatten() for k, v in tensors if "lora_up" in k])
 
 
 SWITCHES: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -309,5 +367,6 @@ CHECKS: Sequence[Callable[[Bench], Iterator[Check]]] = (
     _resume,
     _own_process,
     _devices,
+    _optimizers,
     _speed_and_memory,
 )

@@ -16,7 +16,8 @@ def test_every_check_passes_on_a_cpu() -> None:
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = ended.stdout.splitlines()
-    for name in ("float32", "resume", "own process", "devices"):
+    judged = ("float32", "bf16", "fp8", "int8", "nf4", "resume", "own process", "devices ")
+    for name in (*judged, "devices, text encoders", "adamw8bit"):
         assert any(line.strip().startswith(name) and " ok " in line for line in lines), name
     for name in ("plain", "channels_last", "gradient_checkpointing"):
         assert any(line.strip().startswith(name) and "pictures/s" in line for line in lines), name
