@@ -16,8 +16,8 @@ class Running(Section):
     """Pictures' channels side by side in memory, which GPUs' convolutions in fp16 are fastest with;
     auto: on GPUs."""
     compile: bool = False
-    """torch.compile: some minutes at a process's first steps, for fewer seconds in each later one.
-    Needs a C++ compiler."""
+    """torch.compile of the UNet's transformer blocks: a minute or more at a process's first steps,
+    for fewer seconds in each later one. Needs a GPU and a C++ compiler."""
     save_every: int = Field(100, ge=1)
     """Steps between resume points."""
     save_minutes: Positive = 10.0

@@ -10,8 +10,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler
+from diffusers.models.attention import BasicTransformerBlock
 from torch import Tensor
 
+from pipeline.errors import RequestError
 from pipeline.models.family import family_of
 from pipeline.models.load import load_scheduler
 from pipeline.recipe import BuildRecipe
@@ -104,13 +106,26 @@ class Run:
         return self.feed.steps_per_epoch * (self.training.epochs or 1)
 
     def _make_fast(self) -> None:
-        """Lays the UNet's weights out and compiles it, as the recipe says."""
+        """Lays the UNet's weights out and compiles its blocks, as the recipe says.
+
+        Raises:
+            RequestError: they are to be compiled for a CPU, where that was found to be wrong.
+        """
         train, unet = self.recipe.train, self.network.unet
         on_gpu = self.accelerator.device.type == "cuda"
         if on_gpu if train.channels_last == "auto" else train.channels_last:
             unet.to(memory_format=torch.channels_last)
+        if train.compile and not on_gpu:
+            raise RequestError(
+                "[train].compile needs a GPU: what torch compiles for a CPU gave gradients some "
+                "percent off the right ones. Take it out."
+            )
         if train.compile:
-            unet.compile(dynamic=True)  # One compilation for all buckets.
+            # The blocks of its transformers alone: one compilation serves all of a width, in every
+            # bucket. Of whole networks the compiler fails at convolutions of sizes left open.
+            for module in unet.modules():
+                if isinstance(module, BasicTransformerBlock):
+                    module.compile(dynamic=True)
 
     def _losses_from(self, known: tuple[float, ...]) -> Losses:
         return Losses(known, self.recipe.train.divergence, self._remedy)
