@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PICTURES, STEPS = 16, 8
 CLOSE = 0.5
 """How far, relative, what moments of 8 bits taught may be from what AdamW did: 1 is nothing."""
+STEADY = 1e-2
+"""The same for gradients, compiled and not."""
 ALIKE = 1e-3
 """The same for a loss after a resume on a GPU, whose sums are not always in one order, and for one
 of several devices."""
@@ -318,6 +320,25 @@ def _learnt(folder: Path) -> "Tensor":
     return torch.cat([v.float().flatten() for k, v in tensors if "lora_up" in k])
 
 
+def _compiled(bench: Bench) -> Iterator[Check]:
+    """By what plain descent taught, which is the sum of the gradients: on a CPU, where compiled
+    ones were found to be wrong, losses did not show it."""
+    import torch
+
+    from pipeline.train.round import train_round
+
+    if not torch.cuda.is_available():
+        yield Check("compile", None, "needs a GPU")
+        return
+    learnt = []
+    for name, asked in (("not compiled", False), ("compiled", True)):
+        one = bench.asked(name, compile=asked, optimizer="torch.optim.SGD")
+        train_round(*one, Silent())
+        learnt.append(_learnt(bench.folder / name))
+    apart = float((learnt[1] - learnt[0]).norm() / learnt[0].norm())
+    yield Check("compile", apart <= STEADY, f"gradients {apart:.1e} from plain ones")
+
+
 SWITCHES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("plain", {"channels_last": False}),
     ("channels_last", {"channels_last": True}),
@@ -368,5 +389,6 @@ CHECKS: Sequence[Callable[[Bench], Iterator[Check]]] = (
     _own_process,
     _devices,
     _optimizers,
+    _compiled,
     _speed_and_memory,
 )
