@@ -148,20 +148,24 @@ def take(state: State, parameters: Mapping[str, nn.Parameter], folder: Path) -> 
     """
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     if {name: tuple(value.shape) for name, value in state.parameters.items()} != shapes:
-        raise RequestError(
-            f"The resume point in {folder} is of a LoRA with other layers or ranks, or of another "
-            "start, which cannot be gone on with. Put [lora] and [rounds].start back, or delete "
-            f"{folder} to train the round anew."
-        )
+        raise RequestError(_of_another(folder))
     for name, parameter in parameters.items():
         parameter.data.copy_(state.parameters[name])
+
+
+def _of_another(folder: Path) -> str:
+    return (
+        f"The resume point in {folder} is of a LoRA with other layers or ranks, or of another "
+        "start, which cannot be gone on with. Put [lora] and [rounds].start back, or delete "
+        f"{folder} to train the round anew."
+    )
 
 
 def require_same(state: State, training: RoundTraining) -> tuple[str, ...]:
     """What differs between a resume point's settings and the asked ones; () where nothing does.
 
     Raises:
-        RequestError: something differs and the training is not to be forced.
+        RequestError: something differs, and the training is not to be forced or cannot be.
     """
     if state.fingerprint == training.fingerprint:
         return ()
@@ -173,6 +177,10 @@ def require_same(state: State, training: RoundTraining) -> tuple[str, ...]:
             "(the LoRA is then no recipe's, and its receipt says so); or delete "
             f"{training.folder} to train the round anew."
         )
+    starts = {settings.get("start") for settings in (state.settings, training.settings)}
+    if len(starts) > 1 and "carried" in starts:
+        # What it was given of the LoRA before is in its factors, and taken out of the weights.
+        raise RequestError(_of_another(training.folder))
     return changed
 
 

@@ -234,6 +234,20 @@ def test_a_lora_of_another_rank_cannot_be_forced(
         train_round(recipe, training, Silent())
 
 
+@pytest.mark.parametrize(("before", "after"), [("carried", "fresh"), ("fresh", "carried")])
+def test_what_was_carried_over_cannot_be_forced_away(
+    plan: TrainMaker, before: str, after: str
+) -> None:
+    recipe, training = plan("half")
+    run = Run(recipe, replace(training, settings={**training.settings, "start": before}))
+    run.advance()
+    run.save()
+    settings = {**training.settings, "start": after}
+    forced = replace(training, settings=settings, fingerprint="other", force=True)
+    with pytest.raises(RequestError, match="or of another start, which cannot be gone on with"):
+        train_round(recipe, forced, Silent())
+
+
 def zeroed(path: Path) -> None:
     """A block of the weights, as a disk loses one: torch alone would not notice."""
     content = bytearray(path.read_bytes())
