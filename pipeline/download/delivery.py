@@ -34,7 +34,7 @@ from pipeline.download.fetch import (
 from pipeline.download.landing import Landed, Landing
 from pipeline.download.pace import Pace, shared_pace
 from pipeline.download.pages import WORTH_SAYING
-from pipeline.download.parts import Part
+from pipeline.download.parts import Part, begun_in
 from pipeline.download.patience import Patience
 from pipeline.download.posts import UNAVAILABLE, Post
 from pipeline.download.sites import Site
@@ -120,6 +120,7 @@ class Delivery:
         """What belongs to one event loop."""
         self._connections = asyncio.Semaphore(self._asked.connections)
         self._landing = Landing(self._folder, self._asked.most_pixels)
+        self._begun = begun_in(self._folder)
 
     async def deliver(self, session: aiohttp.ClientSession, item: Wanted) -> End:
         """One file to its end.
@@ -147,7 +148,7 @@ class Delivery:
     async def _received(self, session: aiohttp.ClientSession, item: Wanted) -> Part | End:
         """The bytes of a file, or its end without them. Raises as `deliver`."""
         interruptions = pauses = 0
-        copies = int(item.md5 in self._aside)
+        copies, begun = int(item.md5 in self._aside), item.md5 in self._begun
         asked_again = False
         began = time.monotonic()
         while True:
@@ -166,6 +167,7 @@ class Delivery:
                         self._folder,
                         self._patience,
                         fresh=copies > 0 or asked_again,
+                        begun=begun,
                     )
                 self._answered()
                 return part
@@ -209,6 +211,8 @@ class Delivery:
                     return End("failed", str(error))
                 waits = max(1, interruptions, self._unreachable)
                 await asyncio.sleep(self._patience.wait(waits, self._rng))
+            finally:
+                begun = True
 
     @asynccontextmanager
     async def _turn(self, host: str) -> AsyncIterator[None]:

@@ -111,10 +111,12 @@ async def receive(
     patience: Patience,
     *,
     fresh: bool,
+    begun: bool,
 ) -> Part:
     """The bytes at `url`, as Site.file_url gave it, in a part; goes on with what there is of it.
 
-    `fresh` asks caches on the way to stand aside, and begins at the first byte.
+    `fresh` asks caches on the way to stand aside, and begins at the first byte. `begun` is False
+    where there can be no part yet: the disk is not asked then.
 
     Raises:
         Interrupted, TooQuick, NotShown: see there. The part stays.
@@ -127,6 +129,10 @@ async def receive(
     with translated(part.path):
         if fresh:
             part.discard()
+        elif begun and part.path.exists():
+            await asyncio.to_thread(part.resume)
+            if await part.md5.settle() == promise.md5:
+                return part  # Killed after the last byte.
         await _stream(session, site, url, promise, folder, part, patience, fresh)
     return part
 
@@ -165,10 +171,6 @@ async def _stream(
     fresh: bool,
 ) -> None:
     """The body into the part, until its md5 is right."""
-    if part.path.exists():
-        await asyncio.to_thread(part.resume)
-        if await part.md5.settle() == promise.md5:
-            return  # Killed after the last byte.
     headers = {"Cache-Control": "no-cache"} if fresh else {}
     response = await _open(session, site, url, headers | part.question(), patience)
     try:

@@ -8,7 +8,7 @@ import asyncio
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -49,6 +49,7 @@ class Landing:
         self._most_pixels = most_pixels
         self._waiting: list[_Arrival] = []
         self._lanes = 0
+        self._made: set[Path] = set()
 
     async def land(self, part: Part, md5: str) -> Landed:
         """A part of the right md5 to originals/ab/cd/MD5.ext.
@@ -98,16 +99,24 @@ class Landing:
         for path, final in places.items():
             if isinstance(ends[path], Landed):
                 with _noted(ends, path):
-                    try:
-                        os.rename(path, final)
-                    except FileNotFoundError:
-                        final.parent.mkdir(parents=True, exist_ok=True)
-                        os.rename(path, final)
+                    self._move(path, final)
         if not (one_call and self._sync_all()):
             _sync([final.parent for final in places.values()], list(places), ends)
         for arrival in arrivals:
             arrival.part.forget()
         return [ends[arrival.part.path] for arrival in arrivals]
+
+    def _move(self, path: Path, final: Path) -> None:
+        """To a folder that is mostly new, and sometimes taken away by someone meanwhile."""
+        if final.parent not in self._made:
+            with suppress(FileExistsError, FileNotFoundError):
+                os.mkdir(final.parent)
+            self._made.add(final.parent)
+        try:
+            os.rename(path, final)
+        except FileNotFoundError:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, final)
 
     def _sync_all(self) -> bool:
         """Whether all that was written to this file system was brought to the disk, by one call

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import aiohttp
@@ -81,6 +82,8 @@ class Originals:
         )
         self._root = str(folder.root)
         self._tried: set[str] = set()
+        self._filled: set[str] = set()
+        """Folders that an earlier run made: files that no one noted can lie there alone."""
         self._landed: list[tuple[str, Picture, int]] = []
         self._noted = time.monotonic()
 
@@ -112,6 +115,7 @@ class Originals:
             RequestError: the workspace cannot be written to.
         """
         self._check_room(todo)
+        self._filled = set(glob("*/*", root_dir=self._folder.originals))
         asyncio.run(self._settle_all(wanted, bar, examiner))
 
     async def _settle_all(
@@ -178,7 +182,7 @@ class Originals:
 
     async def _one(self, session: aiohttp.ClientSession, item: Wanted) -> End:
         """One file to its end."""
-        if self._on_disk(item.md5):
+        if f"{item.md5[:2]}/{item.md5[2:4]}" in self._filled and self._on_disk(item.md5):
             landed = await asyncio.to_thread(self._take_up, item.md5)
             if landed is not None:
                 return End("have", landed=landed)

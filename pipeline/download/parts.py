@@ -137,6 +137,11 @@ def part_of(folder: DatasetFolder, md5: str) -> Part:
     return Part(folder.parts / f"{md5}{SUFFIX}")
 
 
+def begun_in(folder: DatasetFolder) -> set[str]:
+    """The md5s of which there is a part."""
+    return {path.stem for path in folder.parts.glob(f"*{SUFFIX}")}
+
+
 def _write(handle: BinaryIO, chunk: bytes) -> None:
     """An unbuffered write may take less than all."""
     view = memoryview(chunk)

@@ -419,7 +419,9 @@ def test_a_full_disk_ends_with_its_own_error_and_leaves_nothing(
 
     async def attempt() -> None:
         async with open_session(site, Patience(), 1) as session:
-            part = await receive(session, site, url, promise, folder, Patience(), fresh=False)
+            part = await receive(
+                session, site, url, promise, folder, Patience(), fresh=False, begun=True
+            )
             await Landing(folder, 10**8).land(part, victim.md5)
 
     with pytest.raises(DiskFullError):

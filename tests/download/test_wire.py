@@ -355,7 +355,7 @@ def test_a_host_that_cannot_prove_who_it_is_is_asked_nothing(
     async def attempt() -> None:
         async with open_session(site, Patience(), 1) as session:
             url = f"{impostor}/x.png"
-            await receive(session, site, url, promise, folder, Patience(), fresh=False)
+            await receive(session, site, url, promise, folder, Patience(), fresh=False, begun=False)
 
     with pytest.raises(UrushiError, match="cannot prove who it is"):
         asyncio.run(attempt())
