@@ -1,5 +1,6 @@
 """What a person sees: the words beside the bar, TensorBoard's curves, and what stops a round."""
 
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -49,6 +50,10 @@ def test_curves_go_on_where_a_training_does(
     monkeypatch.setattr(Run, "advance", advanced)
     with pytest.raises(PowerCut):
         train_round(recipe, training, Silent())
+    # TensorBoard reads files by their names: a second, then a counter as text ("10" before "9").
+    started = int(time.time())
+    while int(time.time()) == started:
+        time.sleep(0.02)
     train_round(recipe, training, Silent())
     curves = EventAccumulator(str(training.folder / "curves")).Reload()
     losses = curves.Scalars("loss")
