@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 import requests
 from urllib3 import connectionpool
 
+from pipeline.download.answers import Answer, Client
 from pipeline.download.breaker import Breaker
-from pipeline.download.credentials import Redacting, Signed
+from pipeline.download.credentials import Redacting
 from pipeline.download.pace import Pace
 from pipeline.download.patience import Patience
 from pipeline.download.posts import Malformed, Question
@@ -26,6 +27,8 @@ NOT_THERE = (404, 451)
 WRONG_QUESTION = (400, 406, 410, 422, 424)
 TIMED_OUT = ("timed out", "timeout")
 """Words of a site whose search took it too long."""
+MOST_SAID = 300
+"""Characters of a site's own words that are passed on."""
 WORTH_SAYING = 5.0
 """Seconds of waiting, from which on a person is told."""
 
@@ -59,12 +62,7 @@ class Pages:
         self._rng = rng
         self._turn = threading.Lock()
         self._redacting = Redacting(site.credentials)
-        self._session = requests.Session()
-        # No .netrc and no proxy of the environment: nothing is sent that the recipe does not say.
-        self._session.trust_env = False
-        self._session.auth = Signed(site.credentials)
-        self._session.headers["User-Agent"] = site.user_agent
-        self._session.headers["Accept"] = "application/json, text/xml"
+        self._client = Client(site, patience)
 
     def __enter__(self) -> Self:
         connectionpool.log.addFilter(self._redacting)
@@ -77,7 +75,7 @@ class Pages:
         trace: TracebackType | None,
     ) -> None:
         connectionpool.log.removeFilter(self._redacting)
-        self._session.close()
+        self._client.close()
 
     def ask(self, question: Question) -> Any:
         """The answer, JSON or an XML element, or None where the site says that there is none.
@@ -97,82 +95,79 @@ class Pages:
         while True:
             self._breaker.wait()
             self._pace.wait()
-            response, why = self._get(question)
-            if response is None:
+            answer, why = self._get(question)
+            if answer is None:
                 failures += 1
                 took = time.monotonic() - began
                 trouble = unreachable(self._site.address, why, failures, took)
-            elif response.status_code in THROTTLED:
+            elif answer.status in THROTTLED:
                 throttled += 1
-                self._slow_down(response, throttled)
+                self._slow_down(answer, throttled)
                 self._breaker.worked()
                 continue
-            elif response.status_code >= 500:
-                said = self._complaint(response)
+            elif answer.status >= 500:
+                said = self._complaint(answer)
                 if any(word in said.lower() for word in TIMED_OUT):
                     self._breaker.worked()
                     raise TimedOut(said)
                 failures += 1
                 trouble = (
-                    f"{self._site.address} answered {response.status_code}"
+                    f"{self._site.address} answered {answer.status}"
                     f"{f' ({said})' if said else ''} {failures} times in a row. Try later. "
                     f"{RESUMABLE}"
                 )
             else:
                 self._breaker.worked()
-                return self._read(response, question)
+                return self._read(answer, question)
             if failures >= self._patience.tries or self._breaker.is_open:
                 self._breaker.trip(trouble)
                 failures, began = 0, time.monotonic()
             else:
                 time.sleep(self._patience.wait(failures, self._rng))
 
-    def _get(self, question: Question) -> tuple[requests.Response | None, str]:
-        """The response, or None and why there is none."""
+    def _get(self, question: Question) -> tuple[Answer | None, str]:
+        """The answer, or None and why there is none."""
         try:
-            response = self._session.get(
-                self._site.address + question.path,
-                params=dict(question.parameters),
-                timeout=(self._patience.connect, self._patience.silence),
-                allow_redirects=False,
-            )
+            answer = self._client.get(self._site.address + question.path, question.parameters)
         except requests.exceptions.SSLError as error:
             why, is_secure = self._site.credentials.redacted(reason(error)), False
         except requests.RequestException as error:
             why, is_secure = self._site.credentials.redacted(reason(error)), True
         else:
-            return response, ""
+            return answer, ""
         if not is_secure:
             raise UrushiError(not_itself(self._site.address, why))
         return None, why
 
-    def _read(self, response: requests.Response, question: Question) -> Any:
-        status = response.status_code
+    def _read(self, answer: Answer, question: Question) -> Any:
+        status = answer.status
         if status in NOT_THERE:
             return None
         if 300 <= status < 400:
-            there = self._site.credentials.redacted(response.headers.get("Location", "nowhere"))
+            there = self._told(answer.headers.get("Location", "nowhere"))
             raise RequestError(
                 f"{self._site.address} sends us on to {there}. "
                 "If that is the booru, set it as [download].host."
             )
         if status in (401, 403):
-            raise UrushiError(self._kept_out(response))
+            raise UrushiError(self._kept_out(answer))
         if status in WRONG_QUESTION:
             raise RequestError(
                 f"{self._site.address} refuses the search ({status}): "
-                f"{self._complaint(response) or response.reason}. "
+                f"{self._complaint(answer) or answer.reason}. "
                 "Change [download].tags; filters such as score:>=6 do not count as tags."
             )
         if status != 200:
-            raise UrushiError(f"{self._site.address} answers {status} {response.reason}.")
-        if not response.content and question.may_be_empty:
+            raise UrushiError(f"{self._site.address} answers {status} {answer.reason}.")
+        if answer.unread:
+            raise Malformed(answer.unread)
+        if not answer.content and question.may_be_empty:
             return []
         try:
-            content = decoded(response.content, question.form)
+            content = decoded(answer.content, question.form)
         except Malformed:
             # Some say in XML what is wrong, whatever was asked for.
-            content = _error_in_xml(response.content)
+            content = _error_in_xml(answer.content)
             if content is None:
                 raise
         if _is_refusal(content):
@@ -183,26 +178,26 @@ class Pages:
             )
         return content
 
-    def _slow_down(self, response: requests.Response, times: int) -> None:
+    def _slow_down(self, answer: Answer, times: int) -> None:
         if times >= self._patience.throttled_tries:
             raise UrushiError(
-                f"{self._site.address} still answers {response.status_code} after {times} pauses: "
+                f"{self._site.address} still answers {answer.status} after {times} pauses: "
                 "it has no room for us now. Try later, or with a lower "
                 f"[download].requests_per_second. {RESUMABLE}"
             )
-        pause = self._patience.throttled(times, response.headers.get("Retry-After"))
+        pause = self._patience.throttled(times, answer.headers.get("Retry-After"))
         if pause >= WORTH_SAYING:
             self._say(f"{self._site.address} asks us to wait {pause:.0f} s.")
         self._pace.hold(pause)
 
-    def _kept_out(self, response: requests.Response) -> str:
-        address, status = self._site.address, response.status_code
-        if response.headers.get("cf-mitigated"):
+    def _kept_out(self, answer: Answer) -> str:
+        address, status = self._site.address, answer.status
+        if answer.headers.get("cf-mitigated"):
             return (
                 f"{address} challenges programs ({status}), and urushi goes round no "
                 "challenge. Set [download].contact to your user name there, or ask its admins."
             )
-        said = self._complaint(response)
+        said = self._complaint(answer)
         remedy = ""
         if self._site.dialect.account.fields:
             remedy = (
@@ -212,10 +207,10 @@ class Pages:
             )
         return f"{address} keeps us out ({status}{f': {said}' if said else ''}).{remedy}"
 
-    def _complaint(self, response: requests.Response) -> str:
+    def _complaint(self, answer: Answer) -> str:
         for form in ("json", "xml"):
             try:
-                return self._said(decoded(response.content, form))
+                return self._said(decoded(answer.content, form))
             except Malformed:
                 pass
         return ""
@@ -225,7 +220,12 @@ class Pages:
             said = content.get("reason") or (content.text or "").strip()
         else:
             said = self._site.dialect.complaint(content)
-        return self._site.credentials.redacted(said).rstrip(".")
+        return self._told(said).rstrip(".")
+
+    def _told(self, words: str) -> str:
+        """A site's own words for a person: without the key, on one line, and not endless."""
+        clean = self._site.credentials.redacted(words)
+        return " ".join("".join(c if c.isprintable() else " " for c in clean).split())[:MOST_SAID]
 
 
 def decoded(content: bytes, form: Literal["json", "xml"]) -> Any:

@@ -24,11 +24,13 @@ class Patience:
     throttled_tries: int = 6
     connect: float = 10.0
     silence: float = 30.0
-    """Without a byte, after which a connection is given up. There is no limit to the whole: files
-    may be large and lines slow."""
+    """Without a byte, after which a connection is given up. There is no limit to a whole file: it
+    may be large and the line slow."""
 
     answer: float = 120.0
     """For the head of an answer, however its bytes trickle in."""
+    page: float = 300.0
+    """For the body of an API's answer: a full page, through a line of a telephone's."""
     slow: float = 4096.0
     """Bytes per second; a file that comes more slowly over `slow_for` is asked for anew."""
     slow_for: float = 60.0
