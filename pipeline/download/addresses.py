@@ -13,6 +13,11 @@ from urllib.parse import urljoin, urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses in networks that have no IPv4 of their own (RFC 6052)."""
+RESERVED = ipaddress.IPv6Network("::/8")
+"""Of IPv6, among it addresses that once stood for an IPv4 address."""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -60,13 +65,26 @@ class OutsideOnly(AbstractResolver):
         found = await self._names.resolve(host, port, family)
         if host == self._home:
             return found
-        outside = [one for one in found if ipaddress.ip_address(one["host"]).is_global]
+        outside = [one for one in found if is_outside(one["host"])]
         if found and not outside:
             raise OSError(None, f"{host} is an address of a private network")
         return outside
 
     async def close(self) -> None:
         await self._names.close()
+
+
+def is_outside(address: str) -> bool:
+    """Whether an address is one of the internet's, or stands for an IPv4 address that is."""
+    found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        meant = found.ipv4_mapped or found.sixtofour
+        if found in TRANSLATED:
+            meant = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+        if meant is None and (found in RESERVED or found.is_site_local):
+            return False
+        found = meant or found
+    return found.is_global and not found.is_multicast
 
 
 def within(host: str, domain: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp.abc import AbstractResolver
 
-from pipeline.download.addresses import OutsideOnly
+from pipeline.download.addresses import OutsideOnly, is_outside
 from pipeline.download.breaker import Breaker
 from pipeline.download.pace import Pace
 from pipeline.download.patience import Patience
@@ -174,3 +174,28 @@ def test_a_name_that_leads_into_a_private_network_is_not_followed() -> None:
     with pytest.raises(OSError, match="private network"):
         asyncio.run(hosts("example.org", "inside"))
     assert asyncio.run(hosts("inside", "inside")) == ["10.1.2.3", "::1"]  # The recipe names it.
+
+
+@pytest.mark.parametrize(
+    "inner", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0"]
+)
+def test_an_address_that_stands_for_a_private_one_is_private(inner: str) -> None:
+    """As networks without IPv4 write it, or tunnels: there a host's own name leads inside."""
+    parts = [int(part) for part in inner.split(".")]
+    pair = f"{parts[0]:02x}{parts[1]:02x}:{parts[2]:02x}{parts[3]:02x}"
+    forms = [inner, f"::ffff:{inner}", f"64:ff9b::{inner}", f"2002:{pair}::1", f"::{inner}"]
+    assert not any(is_outside(form) for form in forms)
+
+
+@pytest.mark.parametrize(
+    "address", ["fe80::1%eth0", "fc00::1", "fec0::1", "64:ff9b:1::808:808", "::1", "ff02::1"]
+)
+def test_addresses_of_local_networks_are_not_outside(address: str) -> None:
+    assert not is_outside(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2606:4700::1111"]
+)
+def test_addresses_of_the_internet_are_outside(address: str) -> None:
+    assert is_outside(address)
