@@ -35,6 +35,7 @@ MOST_BYTES = 512 * 1024 * 1024
 """Read of a file whose size the site does not state."""
 MOST_REDIRECTS = 3
 RANGES_REFUSED = 416
+NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 NO_TRAINING = ("noai", "noimageai")
 """Words of X-Robots-Tag with which a host says that its pictures are not for training."""
 
@@ -273,7 +274,7 @@ async def _open(
         except aiohttp.ClientSSLError as error:
             raise UrushiError(not_itself(error.host, reason(error))) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            unreachable = isinstance(error, aiohttp.ClientConnectorError)
+            unreachable = isinstance(error, NO_CONNECTION)
             raise Interrupted(reason(error), unreachable=unreachable) from error
         if response.status not in (301, 302, 303, 307, 308):
             break

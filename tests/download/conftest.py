@@ -1,9 +1,11 @@
 """A small booru on loopback, and the stage run against it as the front door runs it."""
 
 import hashlib
+import socket
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,45 @@ class Downloading:
             return db.execute(query).fetchall()
 
 
+class Pouring:
+    """A server that answers each connection with pieces, as long as the other side takes them."""
+
+    def __init__(self, pieces: Callable[[], Iterator[bytes]], pause: float = 0.0) -> None:
+        self.sent = self.connections = 0
+        self._pieces = pieces
+        self._pause = pause
+        self._stop = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                line, _ = self._socket.accept()
+                self.connections += 1
+                self._threads.append(threading.Thread(target=self._pour, args=(line,)))
+                self._threads[-1].start()
+
+    def _pour(self, line: socket.socket) -> None:
+        with line, suppress(OSError):
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line.recv(65536)
+            for piece in self._pieces():
+                if self._stop.wait(self._pause):
+                    return
+                line.sendall(piece)
+                self.sent += len(piece)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
@@ -186,3 +227,17 @@ def make_post() -> Callable[..., Post]:
 @pytest.fixture
 def told() -> Told:
     return Told()
+
+
+@pytest.fixture
+def pouring() -> Iterator[Callable[..., Pouring]]:
+    """Starts servers that pour pieces, so many seconds apart; stopped at the end."""
+    servers = []
+
+    def start(pieces: Callable[[], Iterator[bytes]], pause: float = 0.0) -> Pouring:
+        servers.append(Pouring(pieces, pause))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -1,14 +1,11 @@
 """Answers of an API that never end, unfold without end or trickle: they are not waited for."""
 
 import json
-import socket
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -31,58 +28,6 @@ SLOWLY = 0.02
 """Seconds between the bytes of what trickles."""
 
 Pieces = Callable[[], Iterator[bytes]]
-
-
-class Pouring:
-    """A server that answers each connection with pieces, as long as the other side takes them."""
-
-    def __init__(self, pieces: Pieces, pause: float = 0.0) -> None:
-        self.sent = self.connections = 0
-        self._pieces = pieces
-        self._pause = pause
-        self._stop = threading.Event()
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._socket.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        self._socket.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                line, _ = self._socket.accept()
-                self.connections += 1
-                self._threads.append(threading.Thread(target=self._pour, args=(line,)))
-                self._threads[-1].start()
-
-    def _pour(self, line: socket.socket) -> None:
-        with line, suppress(OSError):
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line.recv(65536)
-            for piece in self._pieces():
-                if self._stop.wait(self._pause):
-                    return
-                line.sendall(piece)
-                self.sent += len(piece)
-
-
-@pytest.fixture
-def pouring() -> Iterator[Callable[..., Pouring]]:
-    servers = []
-
-    def start(pieces: Pieces, pause: float = 0.0) -> Pouring:
-        servers.append(Pouring(pieces, pause))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 def head(*lines: str) -> bytes:
