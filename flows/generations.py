@@ -73,7 +73,7 @@ def pictures(job: Job) -> int:
         RequestError: they are not there.
     """
     dataset = job.datasets[0][1]
-    return int(images_receipt(job.dataset_folder(dataset), dataset).summary["images"])
+    return int(images_receipt(job, dataset).summary["images"])
 
 
 def begin(job: Job) -> int:

@@ -35,7 +35,7 @@ def build_job(build: str, workspace: Path) -> Job:
     in its folder.
 
     Raises:
-        RequestError: there is no such build, or the recipe is none of a build.
+        RequestError: there is no such build, it has not begun, or the recipe is none of a build.
     """
     name = build_name(build, workspace)
     if build.endswith(".toml"):
@@ -49,4 +49,9 @@ def build_job(build: str, workspace: Path) -> Job:
         job = load_job(recipe, workspace)
         if job.build is not None and job.build.name == name:
             return job
+    if not folder.recipe.exists():
+        raise RequestError(
+            f"There is no {folder.recipe}: no round of {name} has begun yet. `urushi run` with its "
+            "recipe begins it."
+        )
     return load_job(folder.recipe, workspace)

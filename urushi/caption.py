@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.artefacts.chain import images_receipt
-from pipeline.artefacts.job import Job, load_job
+from pipeline.artefacts.job import Job, load_job, too_early
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.records import ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
@@ -30,7 +30,7 @@ def _datasets(
 ) -> Iterator[tuple[DatasetRecipe, DatasetFolder, list[ImageRecord], Rules]]:
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        found = images_receipt(folder, dataset)
+        found = images_receipt(job, dataset)
         with locked(folder.root):
             images, rules = images_and_rules(
                 dataset, folder, found, job.workspace.identities, Terminal()
@@ -44,12 +44,12 @@ def print_difference(recipe: Path, workspace: Path) -> None:
     Raises:
         RequestError: there are no pictures or no captions yet.
     """
-    for dataset, folder, images, rules in _datasets(load_job(recipe, workspace)):
+    job = load_job(recipe, workspace)
+    for dataset, folder, images, rules in _datasets(job):
         before = last_captions(folder)
         if before is None:
-            raise RequestError(
-                f"{dataset.name} has no captions yet to compare with. Run `urushi caption` first."
-            )
+            lacking = f"{dataset.name} has no captions yet to compare with"
+            raise too_early(job, lacking, folder.root / "captions", "caption")
         written = write_all(dataset.name, images, rules, Terminal())
         found = difference(before, (one.record for one in written))
         print(f"{dataset.name}: {len(found.changed):,} of {found.captions:,} captions change")

@@ -30,7 +30,7 @@ def print_buckets(recipe: Path, workspace: Path) -> None:
     rungs = ladders(job.recipe.resize)
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        images = images_receipt(folder, dataset)
+        images = images_receipt(job, dataset)
         fingerprint = resize_fingerprint(job.recipe.resize, images)
         resized = folder.resized(fingerprint)
         if done(resized, fingerprint) is not None:

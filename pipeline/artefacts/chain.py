@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artefacts.identity import Identities, digest_bytes, fingerprint
+from pipeline.artefacts.job import Job, too_early
 from pipeline.artefacts.receipts import Receipt, done
-from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import RequestError
 from pipeline.recipe import DatasetRecipe
 from pipeline.recipe.base import Base
@@ -90,17 +90,17 @@ def _digest(path: Path) -> str:
         ) from error
 
 
-def images_receipt(folder: DatasetFolder, dataset: DatasetRecipe) -> Receipt:
+def images_receipt(job: Job, dataset: DatasetRecipe) -> Receipt:
     """The proof that this dataset's pictures are here; its summary's "pictures" digests their md5s.
 
     Raises:
         RequestError: they are not yet.
     """
-    receipt = done(folder.images, download_fingerprint(dataset))
+    folder = job.dataset_folder(dataset).images
+    receipt = done(folder, download_fingerprint(dataset))
     if receipt is None:
-        raise RequestError(
-            f"The pictures of {dataset.name} are not here yet. Run `urushi download` first."
-        )
+        lacking = f"The pictures of {dataset.name} are not here yet"
+        raise too_early(job, lacking, folder, "download")
     return receipt
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pipeline.artefacts.executor import Executor
 from pipeline.artefacts.files import read_json
-from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.workspace import SINGLE_FILE, BuildFolder, DatasetFolder, Workspace
 from pipeline.errors import RecipeError, RequestError
 from pipeline.recipe import BuildRecipe, DatasetRecipe, load_any, load_dataset
@@ -128,12 +127,15 @@ def _with_more(recipe: BuildRecipe, folder: BuildFolder) -> BuildRecipe:
     return recipe.model_copy(update={"round": (*recipe.round, *added)})
 
 
-def upstream(receipt: Receipt | None, stage: str, verb: str) -> Receipt:
-    """The receipt of the stage before, which must be there.
+def too_early(job: Job, lacking: str, folder: Path, verb: str) -> RequestError:
+    """The refusal of a stage that is run by hand before the one that it needs.
 
-    Raises:
-        RequestError: it is not; names the command that makes it.
+    Args:
+        lacking: a sentence, as "The pictures of cats are not resized yet".
+        folder: where they would be.
+        verb: the stage that makes them.
     """
-    if receipt is None:
-        raise RequestError(f"{stage} has not finished yet. Run `urushi {verb}` first.")
-    return receipt
+    return RequestError(
+        f"{lacking}: nothing in {folder} is finished for this recipe. "
+        f"Run `urushi {verb} {job.recipe_path}` first."
+    )

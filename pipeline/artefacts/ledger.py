@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pipeline.artefacts.files import write_text
 from pipeline.artefacts.records import Record
 from pipeline.artefacts.strength import Strength, joined
-from pipeline.errors import UrushiError
+from pipeline.errors import RequestError, UrushiError
 
 Decision = Literal["accepted", "accepted on retry", "rejected", "always"]
 
@@ -264,12 +264,18 @@ class Ledger(Record):
 
 
 def read_ledger(path: Path) -> Ledger:
-    """The ledger in `path`. Raises UrushiError where it is missing or was damaged."""
+    """The ledger in `path`.
+
+    Raises:
+        RequestError: there is none yet.
+        UrushiError: it is damaged.
+    """
     try:
         return Ledger.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise UrushiError(
-            f"There is no {path}: this build has not run. Use `urushi run`."
+        raise RequestError(
+            f"There is no {path}: no round of this build is finished yet. `urushi run` with its "
+            "recipe trains and merges them."
         ) from None
     except ValidationError as error:
         problem = error.errors()[0]

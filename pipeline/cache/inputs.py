@@ -25,7 +25,7 @@ TAGGER_PLACES = {"model", "batch_size"}
 def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
     """Of the latents of `dataset`."""
     folder, known = job.dataset_folder(dataset), job.workspace.identities
-    images = images_receipt(folder, dataset)
+    images = images_receipt(job, dataset)
     masks: dict[str, Any] = {}
     if job.recipe.cache.masks == "files":
         masks["masks"] = masks_digest(dataset, folder, images, known)
@@ -41,7 +41,7 @@ def latent_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
 
 def text_inputs(job: Job, dataset: DatasetRecipe) -> dict[str, Any]:
     """Of the texts of `dataset`."""
-    images = images_receipt(job.dataset_folder(dataset), dataset)
+    images = images_receipt(job, dataset)
     known = job.workspace.identities
     digests = component_digests(job.recipe.base, known)
     tagger, tokenizer = dataset.tagger, dataset.caption.tokenizer

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.artefacts import chain
 from pipeline.artefacts.executor import Executor, Processes
-from pipeline.artefacts.job import Job, Outcome
+from pipeline.artefacts.job import Job, Outcome, too_early
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.masks import Mask, masks_of
 from pipeline.artefacts.receipts import Receipt, done
@@ -39,7 +39,6 @@ from pipeline.cache.plan import (
 )
 from pipeline.cache.prune import prune
 from pipeline.cache.shards import Work, make
-from pipeline.errors import RequestError
 from pipeline.models.components import TEXTS
 from pipeline.models.configurations import fetched_configurations
 from pipeline.models.family import family_of
@@ -118,10 +117,8 @@ def run(job: Job, progress: Progress) -> Outcome:
 def _make_latents(caching: _Caching) -> Receipt:
     job, folders = caching.job, caching.folders
     if done(folders.resized, folders.resized_fingerprint) is None:
-        raise RequestError(
-            f"The pictures of {caching.dataset.name} are not resized yet. "
-            "Run `urushi resize` first."
-        )
+        lacking = f"The pictures of {caching.dataset.name} are not resized yet"
+        raise too_early(job, lacking, folders.resized, "resize")
     base, settings = job.recipe.base, job.recipe.cache
     check_arithmetic(job.recipe)
     pictures: Iterable[ResizedRecord] = each_record(
@@ -177,10 +174,8 @@ def _as_originals(
 def _make_text(caching: _Caching) -> Receipt:
     job, folders = caching.job, caching.folders
     if done(folders.captions, folders.captions_fingerprint) is None:
-        raise RequestError(
-            f"The captions of {caching.dataset.name} are not written yet. "
-            "Run `urushi caption` first."
-        )
+        lacking = f"The captions of {caching.dataset.name} are not written yet"
+        raise too_early(job, lacking, folders.captions, "caption")
     base = job.recipe.base
     captions = each_record(folders.captions / chain.CAPTIONS_FILE, CaptionRecord)
     row_bytes = text_row_bytes(_text_configurations(job), base.tokens // 75)

@@ -56,7 +56,7 @@ def run(job: Job, progress: Progress) -> Outcome:
     already, lines = True, []
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        images = images_receipt(folder, dataset)
+        images = images_receipt(job, dataset)
         identities = job.workspace.identities
         fingerprint = caption_fingerprint(dataset, images, identities)
         receipt = done(folder.captions(fingerprint), fingerprint)

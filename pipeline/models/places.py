@@ -44,7 +44,7 @@ def cache_folders(job: Job, dataset: DatasetRecipe) -> CacheFolders:
         RequestError: the pictures are not downloaded yet, or the base or [masks] is wrong.
     """
     folder = job.dataset_folder(dataset)
-    images = chain.images_receipt(folder, dataset)
+    images = chain.images_receipt(job, dataset)
     digests = component_digests(job.recipe.base, job.workspace.identities)
     resized = chain.resize_fingerprint(job.recipe.resize, images)
     captions = chain.caption_fingerprint(dataset, images, job.workspace.identities)

@@ -65,7 +65,7 @@ def run(job: Job, progress: Progress) -> Outcome:
     already, lines = True, []
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        fingerprint = resize_fingerprint(resize, images_receipt(folder, dataset))
+        fingerprint = resize_fingerprint(resize, images_receipt(job, dataset))
         receipt = _finished(folder.resized(fingerprint), fingerprint)
         if receipt is None:
             already = False

@@ -20,7 +20,7 @@ def anchor_of(job: Job) -> Pictures | None:
     drawn = draw_anchor(
         dataset.name,
         folders.latents_fingerprint,
-        usable(job, folders),
+        usable(job, dataset, folders),
         rounds.anchor_pictures,
         rounds.held_out_timesteps,
         job.recipe.seed,

@@ -21,8 +21,9 @@ def further_sources(job: Job, law: RoundLaw, apart: frozenset[str]) -> tuple[Sou
     found = []
     for one in job.recipe.datasets:
         if one.recipe != law.dataset:
-            folders = cache_folders(job, job.dataset_of(one.recipe))
-            md5s = tuple(m for m in usable(job, folders) if m not in apart)
+            dataset = job.dataset_of(one.recipe)
+            folders = cache_folders(job, dataset)
+            md5s = tuple(m for m in usable(job, dataset, folders) if m not in apart)
             paths = folders.latents, folders.captions if law.live else folders.text
             found.append(Source(md5s, *paths, one.repeats, one.weight))
     return tuple(found)

@@ -35,7 +35,7 @@ def with_kin(
     for recipe in dict.fromkeys(recipes):
         dataset = job.dataset_of(recipe)
         folder = job.dataset_folder(dataset)
-        receipt = images_receipt(folder, dataset)
+        receipt = images_receipt(job, dataset)
         digests = [receipt.outputs[name].blake3 for name in (IMAGES_FILE, LOOKS_FILE)]
         noted.append((folder.images, " ".join(digests)))
     if whole and len(noted) < 2:

@@ -156,7 +156,7 @@ def _data_seconds(job: Job) -> dict[str, float]:
     totals = dict.fromkeys(("download", "caption", "resize", "cache"), 0.0)
     for _, dataset in job.datasets:
         folder = job.workspace.dataset(dataset.name)
-        images = images_receipt(folder, dataset)
+        images = images_receipt(job, dataset)
         places = cache_folders(job, dataset)
         found = {
             "download": (images,),

@@ -11,7 +11,7 @@ from pipeline.artefacts.chain import (
     INDEX_FILE,
     images_receipt,
 )
-from pipeline.artefacts.job import Job
+from pipeline.artefacts.job import Job, too_early
 from pipeline.artefacts.records import (
     Alike,
     CaptionRecord,
@@ -21,7 +21,7 @@ from pipeline.artefacts.records import (
     read_records,
 )
 from pipeline.models.places import CacheFolders, cache_folders
-from pipeline.recipe import RoundLaw
+from pipeline.recipe import DatasetRecipe, RoundLaw
 from pipeline.rounds.groups import grouped
 from pipeline.rounds.split import Split, draw_split, frozen_split
 
@@ -44,9 +44,9 @@ def pictures(job: Job, law: RoundLaw) -> Pictures:
     """
     recipe, dataset = job.recipe, job.dataset_of(law.dataset)
     folders = cache_folders(job, dataset)
-    there = usable(job, folders)
+    there = usable(job, dataset, folders)
     rounds = recipe.rounds
-    noted = images_receipt(job.dataset_folder(dataset), dataset).outputs[IMAGES_FILE].blake3
+    noted = images_receipt(job, dataset).outputs[IMAGES_FILE].blake3
     split = _drawn(
         dataset.name,
         folders.latents_fingerprint,
@@ -78,18 +78,29 @@ def related(images: Path, noted: str, md5s: tuple[str, ...]) -> tuple[tuple[str,
     return grouped([records], [group.md5s for group in alike], md5s)
 
 
-def usable(job: Job, folders: CacheFolders) -> tuple[str, ...]:
-    """md5s that have a latent and a caption, sorted."""
-    if job.recipe.caches_text:
-        return _shared(folders.latents, folders.text / INDEX_FILE, TextRecord)
-    return _shared(folders.latents, folders.captions / CAPTIONS_FILE, CaptionRecord)
+def usable(job: Job, dataset: DatasetRecipe, folders: CacheFolders) -> tuple[str, ...]:
+    """md5s that have a latent and a caption, sorted.
+
+    Raises:
+        RequestError: the dataset is not cached yet, or has no captions where none are cached.
+    """
+    latents, texts = folders.latents / INDEX_FILE, folders.text / INDEX_FILE
+    wanted = [("latents", "cached", latents, "cache"), ("texts", "cached", texts, "cache")]
+    if not job.recipe.caches_text:
+        texts = folders.captions / CAPTIONS_FILE
+        wanted[1] = ("captions", "written", texts, "caption")
+    for what, made, file, verb in wanted:
+        if not file.exists():
+            lacking = f"The {what} of {dataset.name} are not {made} yet"
+            raise too_early(job, lacking, file.parent, verb)
+    return _shared(latents, texts, TextRecord if job.recipe.caches_text else CaptionRecord)
 
 
 @lru_cache(maxsize=8)
 def _shared(
     latents: Path, texts: Path, kind: type[TextRecord] | type[CaptionRecord]
 ) -> tuple[str, ...]:
-    """A folder's name stands for its contents."""
-    first = {r.md5 for r in read_records(latents / INDEX_FILE, LatentRecord)}
+    """Of two files whose folders' names stand for what is in them."""
+    first = {r.md5 for r in read_records(latents, LatentRecord)}
     second = {r.md5 for r in read_records(texts, kind)}
     return tuple(sorted(first & second))

@@ -10,7 +10,7 @@ missing and returns; so any of them can be killed and called again.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tomli_w
@@ -77,6 +77,8 @@ def parts(job: Job) -> tuple[Part, ...]:
 def train(job: Job, progress: Progress) -> Outcome:
     """Trains the LoRA of the first round that has none yet: `urushi train`."""
     with locked(job.folder.root):
+        _write_recipe(job)
+        require_same_origin(job)
         if job.recipe.rounds.learning_rate == "auto":
             find_rate(job, progress)
         for number in range(1, len(job.recipe.law()) + 1):
@@ -85,7 +87,9 @@ def train(job: Job, progress: Progress) -> Outcome:
                 break
             law = law_after(job, before, number)
             if chosen(job, law, before.links) is None:
-                return _train(job, law, progress)
+                outcome = _train(job, law, progress)
+                goes_on = f"`urushi run {job.recipe_path}` merges it and goes on"
+                return replace(outcome, summary=f"{outcome.summary}; {goes_on}")
     return Outcome("train", True, "every round's LoRA is trained")
 
 

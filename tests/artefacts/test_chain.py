@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.artefacts import chain
 from pipeline.artefacts.identity import Identities
+from pipeline.artefacts.job import Job
 from pipeline.artefacts.receipts import Output, Receipt, write_receipt
 from pipeline.artefacts.workspace import Workspace
 from pipeline.errors import RequestError
@@ -128,16 +129,18 @@ def test_a_raised_version_makes_a_stage_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_pictures_that_are_not_here_yet_are_asked_for(tmp_path: Path) -> None:
-    folder = Workspace(tmp_path).dataset("set")
-    with pytest.raises(RequestError, match="urushi download"):
-        chain.images_receipt(folder, dataset())
+    recipe = tmp_path / "set.toml"
+    job = Job(recipe, Workspace(tmp_path), None, ((recipe, dataset()),))
+    folder = job.dataset_folder(dataset())
+    with pytest.raises(RequestError, match=f"{folder.images} .* `urushi download {recipe}` first"):
+        chain.images_receipt(job, dataset())
     folder.images.mkdir(parents=True)
     write_receipt(
         folder.images, "download", chain.download_fingerprint(dataset()), inputs={}, outputs=[]
     )
-    assert chain.images_receipt(folder, dataset()).stage == "download"
+    assert chain.images_receipt(job, dataset()).stage == "download"
     with pytest.raises(RequestError, match="urushi download"):
-        chain.images_receipt(folder, dataset(tags="dog"))
+        chain.images_receipt(job, dataset(tags="dog"))
 
 
 def test_a_local_folder_is_a_question_too() -> None:

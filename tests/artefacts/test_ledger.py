@@ -20,7 +20,7 @@ from pipeline.artefacts.ledger import (
     write_ledger,
 )
 from pipeline.artefacts.records import Record
-from pipeline.errors import UrushiError
+from pipeline.errors import RequestError, UrushiError
 
 ROW = RoundRow(
     round=1,
@@ -85,7 +85,7 @@ def test_it_survives_the_disk(tmp_path: Path) -> None:
 
 def test_missing_and_damaged_ones_are_told(tmp_path: Path) -> None:
     path = tmp_path / "build.json"
-    with pytest.raises(UrushiError, match="this build has not run"):
+    with pytest.raises(RequestError, match="no round of this build is finished yet"):
         read_ledger(path)
     path.write_text("")
     with pytest.raises(UrushiError, match=r"build\.json is damaged: Invalid JSON"):

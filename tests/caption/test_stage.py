@@ -16,7 +16,7 @@ Make = Callable[..., ImageRecord]
 def captions_of(job: Job) -> list[CaptionRecord]:
     dataset = job.datasets[0][1]
     folder = job.dataset_folder(dataset)
-    found = images_receipt(folder, dataset)
+    found = images_receipt(job, dataset)
     fingerprint = caption_fingerprint(dataset, found, job.workspace.identities)
     return read_records(folder.captions(fingerprint) / "captions.jsonl", CaptionRecord)
 

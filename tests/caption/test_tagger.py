@@ -139,7 +139,7 @@ def test_a_stopped_tagging_goes_on_behind_its_last_shard(
     assert captions(job) == ["red paper"] * 6
     # Two of the first shard once, the one of the second that was cut off twice.
     assert len(looked) - 1 == 7 and len(set(looked) - {""}) == 6
-    assert images_receipt(job.dataset_folder(dataset), dataset) is not None
+    assert images_receipt(job, dataset) is not None
 
 
 def test_a_picture_that_cannot_be_read_is_left_as_it_is(tmp_path: Path) -> None:

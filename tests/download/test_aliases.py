@@ -11,15 +11,14 @@ from demo.booru_dialects import Family
 from demo.booru_faults import Fault, Hit
 from demo.corpus import ALIASES, Corpus
 from pipeline.artefacts.chain import FORMERS_FILE, caption_fingerprint, images_receipt
+from pipeline.artefacts.job import load_job
 from pipeline.artefacts.records import read_former_names
-from pipeline.artefacts.workspace import Workspace
 from pipeline.download.aliases import Aliases
 from pipeline.download.posts import Malformed, Question
 from pipeline.download.sites import dialect_of
 from pipeline.download.store import Store
 from pipeline.errors import UrushiError
 from pipeline.progress import Silent
-from pipeline.recipe import load_dataset
 
 FAMILIES: dict[str, Family] = {"danbooru": "danbooru", "e621": "e621", "yandere": "moebooru"}
 FORMER, TODAY = next(iter(ALIASES.items()))
@@ -31,9 +30,9 @@ def known(downloading) -> dict[str, tuple[str, ...]]:
 
 def captions(downloading) -> str:
     """The fingerprint of the dataset's captions."""
-    dataset = load_dataset(downloading.recipe)
-    receipt = images_receipt(downloading.folder, dataset)
-    return caption_fingerprint(dataset, receipt, Workspace(downloading.workspace).identities)
+    job = load_job(downloading.recipe, downloading.workspace)
+    dataset = job.datasets[0][1]
+    return caption_fingerprint(dataset, images_receipt(job, dataset), job.workspace.identities)
 
 
 def asked(booru: BooruServer) -> list[str]:

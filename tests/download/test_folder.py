@@ -9,8 +9,8 @@ from PIL import Image
 
 from demo.corpus import Corpus
 from pipeline.artefacts.chain import download_fingerprint, images_receipt
+from pipeline.artefacts.job import load_job
 from pipeline.errors import RequestError
-from pipeline.recipe import load_dataset
 
 
 @pytest.fixture
@@ -82,8 +82,9 @@ def test_usable_pictures_become_records_and_the_rest_rows(downloading, pictures:
 def test_the_receipt_is_what_later_stages_look_for(downloading, pictures: Path) -> None:
     downloading.write_folder(pictures)
     downloading.run()
-    dataset = load_dataset(downloading.recipe)
-    receipt = images_receipt(downloading.folder, dataset)
+    job = load_job(downloading.recipe, downloading.workspace)
+    dataset = job.datasets[0][1]
+    receipt = images_receipt(job, dataset)
     assert receipt.fingerprint == download_fingerprint(dataset)
     assert (receipt.summary["images"], receipt.summary["failures"]) == (5, 6)
 

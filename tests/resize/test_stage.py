@@ -35,7 +35,7 @@ def jpeg(image: Image.Image) -> bytes:
 def resized_folder(job: Job) -> Path:
     dataset = job.datasets[0][1]
     folder = job.dataset_folder(dataset)
-    return folder.resized(resize_fingerprint(job.recipe.resize, images_receipt(folder, dataset)))
+    return folder.resized(resize_fingerprint(job.recipe.resize, images_receipt(job, dataset)))
 
 
 def rows_of(job: Job) -> list[ResizedRecord]:
