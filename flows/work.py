@@ -22,6 +22,7 @@ from pipeline.errors import GateStopped, Interrupted, NeedsDecision, UrushiError
 from pipeline.models.inspect import inspect, require_supported
 from pipeline.progress import Progress
 from pipeline.stages import DATA_STAGES
+from pipeline.train.machine import require_gpu
 from pipeline.train.trackers import require_trackers
 
 
@@ -77,14 +78,17 @@ def at_work(job: Job, progress: Progress, parts: Sequence[Part] | None = None) -
 
     Raises:
         BusyError: another process runs the same recipe.
-        RequestError: the base is not one that can be trained, or a tracker is not installed.
+        RequestError: the base is not one that can be trained, a tracker is not installed, or a
+            round needs a GPU and there is none here.
     """
     # A build's data alone says nothing of how far the build is.
     recorded = job.build is None or parts is None or len(parts) > 0
     with held(run_root(job) / RUN_LOCK), _Log(job, recorded) as log:
         if parts is None and job.build is not None:
             # Now, not after hours of downloading.
-            require_trackers([name for law in job.build.law() for name in law.train.trackers])
+            trains = [law.train for law in job.build.law()]
+            require_trackers([name for train in trains for name in train.trackers])
+            require_gpu(trains)
             require_supported(inspect(job.build.base))
         later = build_parts(job) if parts is None else tuple(parts)
         yield Work(job, (*data_parts(job), *later), progress, log.runs, log.begin)

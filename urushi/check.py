@@ -23,6 +23,7 @@ from urushi.plan import disk_bytes, pictures, round_traps
 from urushi.table import size
 from urushi.training_traps import (
     base_traps,
+    machine_traps,
     mask_traps,
     masks_of_traps,
     regularisation_traps,
@@ -76,6 +77,7 @@ def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
     yield from build_traps(job.build)
     yield from training_traps(job.build)
     yield from mask_traps(job.build)
+    yield from machine_traps(job.build)
     if base is not None:
         yield from base_traps(job.build, base, _stated(job.build))
     regularisation = {each.recipe for each in job.build.datasets if each.regularisation}

@@ -6,6 +6,7 @@ from pipeline.models.inspect import BaseFacts
 from pipeline.recipe import BuildRecipe, DatasetRecipe
 from pipeline.recipe.optimizers import averages, finds_its_rate
 from pipeline.recipe.train import Train
+from pipeline.train.machine import without_gpu
 from urushi.traps import Known, Trap
 
 SDXL_LEAST = 768
@@ -37,6 +38,14 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
             f"{apart[0].optimizer} finds one step size for everything that it trains: the round "
             "will be refused. Use 1 or 0, or another optimizer.",
         )
+    twice = [one for one in trained if one.ema_decay and averages(one.optimizer)]
+    if twice:
+        yield Trap(
+            "averaged-twice",
+            f"[train].ema_decay {twice[0].ema_decay:g} averages the points at which [train]."
+            f"optimizer {twice[0].optimizer} takes its gradients, and that average is what is "
+            "saved, not the optimizer's own, which it is made for. Set ema_decay = 0.",
+        )
     if averages(train.optimizer) and not train.scheduler.startswith("constant"):
         yield Trap(
             "averaged-schedule",
@@ -44,6 +53,12 @@ def training_traps(recipe: BuildRecipe) -> Iterator[Trap]:
             f'rate, and [train].scheduler is "{train.scheduler}": both together learn less. '
             'Use "constant_with_warmup".',
         )
+
+
+def machine_traps(recipe: BuildRecipe) -> Iterator[Trap]:
+    """Traps in what a recipe asks of this machine."""
+    for reason in without_gpu(law.train for law in recipe.law()):
+        yield Trap("no-gpu", f"{reason} `urushi run` refuses it here.")
 
 
 def mask_traps(recipe: BuildRecipe) -> Iterator[Trap]:

@@ -34,11 +34,12 @@ CODES = (
         "found-rate-blocks",
         "found-rate-text",
         "averaged-schedule",
+        "averaged-twice",
         "sdxl-small",
         "prediction-type",
     ),
     *("noise-at-zero-snr", "transparent-regularisation", "generated-regularisation"),
-    *("masks-unused", "masks-unread", "no-masks"),
+    *("masks-unused", "masks-unread", "no-masks", "no-gpu"),
 )
 
 DANBOORU_TAGS = 2

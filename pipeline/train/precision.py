@@ -6,6 +6,7 @@ import torch
 
 from pipeline.errors import RequestError
 from pipeline.recipe.train import Storage, Train
+from pipeline.train.machine import FP16
 
 
 def mixed_precision(precision: str) -> str:
@@ -18,10 +19,7 @@ def mixed_precision(precision: str) -> str:
     if precision == "auto":
         return "fp16" if torch.cuda.is_available() else "no"
     if precision == "fp16" and not torch.cuda.is_available():
-        raise RequestError(
-            '[train].precision is "fp16", which needs a GPU, and there is none here. '
-            'Use "auto" or "float32".'
-        )
+        raise RequestError(FP16)
     return "no" if precision == "float32" else precision
 
 

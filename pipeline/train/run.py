@@ -25,6 +25,7 @@ from pipeline.train.devices import Devices
 from pipeline.train.feed import Feed, Inputs, require_fit
 from pipeline.train.learner import Learner
 from pipeline.train.losses import Losses
+from pipeline.train.machine import COMPILED
 from pipeline.train.max_norm import MaxNorm
 from pipeline.train.network import live_text, load_network, within
 from pipeline.train.objective import noisy, target
@@ -116,10 +117,7 @@ class Run:
         if on_gpu if train.channels_last == "auto" else train.channels_last:
             unet.to(memory_format=torch.channels_last)
         if train.compile and not on_gpu:
-            raise RequestError(
-                "[train].compile needs a GPU: what torch compiles for a CPU gave gradients some "
-                "percent off the right ones. Take it out."
-            )
+            raise RequestError(COMPILED)
         if train.compile:
             # The blocks of its transformers alone: one compilation serves all of a width, in every
             # bucket. Of whole networks the compiler fails at convolutions of sizes left open.

@@ -17,7 +17,12 @@ from pipeline.recipe import load_build, load_dataset
 from urushi.check import print_check
 from urushi.plan import Pictures, round_traps
 from urushi.regularisation import looked_at
-from urushi.training_traps import base_traps, regularisation_traps, training_traps
+from urushi.training_traps import (
+    base_traps,
+    machine_traps,
+    regularisation_traps,
+    training_traps,
+)
 from urushi.traps import CODES, Known, build_traps, dataset_traps, picture_traps
 
 WriteRecipe = Callable[..., Path]
@@ -150,6 +155,38 @@ def test_a_tracker_is_missed_before_anything_is_fetched(
         pass
 
 
+COMPILING = "[train]\ncompile = true\n"
+COMPILING_LATE = "[[round]]\ntrain = {compile = true}\n"
+HALF = '[train]\nprecision = "fp16"\n'
+
+
+@pytest.mark.parametrize("lines", [COMPILING, COMPILING_LATE, HALF])
+def test_what_needs_a_gpu_is_told_where_there_is_none_before_anything_is_fetched(
+    write_recipe: WriteRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str
+) -> None:
+    recipe = write_recipe(lines)
+    build, job = load_build(recipe), load_job(recipe, tmp_path / "workspace")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (trap,) = machine_traps(build)
+    TOLD.add(trap.code)
+    assert trap.code == "no-gpu" and "needs a GPU, and there is none here" in trap.text
+    with pytest.raises(RequestError, match="needs a GPU, and"), at_work(job, Silent()):
+        pass
+    monkeypatch.setattr("pipeline.train.machine.gpu_here", lambda: True)
+    assert list(machine_traps(build)) == []
+
+
+def test_a_gpu_is_only_looked_for_where_one_is_needed(
+    write_recipe: WriteRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking brings torch, which takes a second."""
+    looked: list[bool] = []
+    monkeypatch.setattr("pipeline.train.machine.gpu_here", lambda: bool(looked.append(True)))
+    assert list(machine_traps(load_build(write_recipe('[train]\nprecision = "bf16"\n')))) == []
+    assert not looked
+    assert list(machine_traps(load_build(write_recipe(COMPILING)))) and looked
+
+
 def test_a_dataset_recipe_is_checked_alone(
     write_recipe: WriteRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -264,6 +301,7 @@ def test_rounds_too_short_to_flatten(
 
 PRODIGY = '[train]\noptimizer = "prodigy"\n[rounds]\nlearning_rate = 1.0\n'
 AT_ONE = "[rounds]\nlearning_rate = 1.0\ndecay = 1.0\n"
+STEADY = '[train]\nscheduler = "constant_with_warmup"\n'
 ROUND = "[[round]]\nlearning_rate = 1.0\n"
 
 
@@ -315,6 +353,16 @@ ROUND = "[[round]]\nlearning_rate = 1.0\n"
             "averaged-schedule",
             '[train]\noptimizer = "schedulefreeadamw"\nscheduler = "cosine"\n',
             '[train]\noptimizer = "schedulefreeadamw"\nscheduler = "constant_with_warmup"\n',
+        ),
+        (
+            "averaged-twice",
+            STEADY + 'optimizer = "schedulefreeadamw"\nema_decay = 0.99\n',
+            STEADY + 'optimizer = "schedulefreeadamw"\n',
+        ),
+        (
+            "averaged-twice",
+            STEADY + "ema_decay = 0.99\n" + ROUND + 'train = { optimizer = "ScheduleFreeRAdam" }',
+            STEADY + "ema_decay = 0.99\n" + ROUND,
         ),
     ],
 )
