@@ -20,8 +20,8 @@ from pipeline.models.configurations import configurations
 from pipeline.models.family import family_of
 from pipeline.models.layout import read_configuration
 from pipeline.recipe import BuildRecipe, DatasetRecipe, RoundLaw
-from urushi.lora_size import SAVED, learning_encoders, lora_bytes, text_lora_bytes
 from urushi.plan_hours import time_lines
+from urushi.plan_loras import lora_lines, planned_loras
 from urushi.plan_memory import memory_lines
 from urushi.short_rounds import short_rounds
 from urushi.table import duration, size, table
@@ -223,15 +223,7 @@ def _disk_lines(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> Iterator[s
             f"checkpoints  {size(kept * base)} ({kept} x the base: the final one and "
             f"[rounds].keep = {json.dumps(recipe.rounds.keep)})"
         )
-    each, rounds = lora_bytes(recipe.base, recipe.lora), len(recipe.law())
-    if each is None:
-        yield f"LoRAs        {rounds} of rank {recipe.lora.rank}; sizes unknown without the base"
-    else:
-        learns = learning_encoders(recipe)
-        each += text_lora_bytes(recipe.base, recipe.lora, learns) if any(learns) else 0
-        each = round(each * SAVED.get(recipe.rounds.start, 1))
-        # One more holds all rounds as a single LoRA, of their ranks together.
-        yield f"LoRAs        {size(2 * rounds * each)} ({rounds} x {size(each)}, and all in one)"
+    yield from lora_lines(recipe, planned_loras(recipe, _each_steps(recipe, counts)))
 
 
 def _data_bytes(recipe: BuildRecipe, counts: dict[Path, Pictures]) -> tuple[int, int, int]:
@@ -263,10 +255,9 @@ def disk_bytes(job: Job) -> int | None:
     if job.build is None or (base := base_bytes(job.build)) is None:
         return None
     counts = {path: pictures(job, dataset) for path, dataset in job.datasets}
-    loras = lora_bytes(job.build.base, job.build.lora) or 0
-    loras = round(loras * SAVED.get(job.build.rounds.start, 1))
+    loras = planned_loras(job.build, _each_steps(job.build, counts))
     data = sum(_data_bytes(job.build, counts))
-    return data + _checkpoints(job.build) * base + 2 * len(job.build.law()) * loras
+    return data + _checkpoints(job.build) * base + (loras.bytes if loras is not None else 0)
 
 
 def _latent_and_text(recipe: BuildRecipe) -> tuple[int, int]:
