@@ -77,7 +77,11 @@ class Deadlines(HTTPAdapter):
         with self._lock:
             if self._line is not None:
                 self._line.close()
-            self._line = line.dup()
+            try:
+                self._line = line.dup()
+            except OSError:
+                line.close()
+                raise
         if self._is_late:
             self._cut()
         return line

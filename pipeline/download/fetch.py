@@ -26,7 +26,7 @@ from pipeline.download.pages import NOT_THERE, THROTTLED
 from pipeline.download.parts import WORTH_RESUMING, Part, part_of
 from pipeline.download.patience import Patience
 from pipeline.download.sites import Site
-from pipeline.download.trouble import not_itself, reason
+from pipeline.download.trouble import no_room_for, not_itself, reason
 from pipeline.errors import UrushiError
 
 CHUNK = 256 * 1024
@@ -274,6 +274,8 @@ async def _open(
         except aiohttp.ClientSSLError as error:
             raise UrushiError(not_itself(error.host, reason(error))) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if full := no_room_for(error, site.address):
+                raise UrushiError(full) from error
             unreachable = isinstance(error, NO_CONNECTION)
             raise Interrupted(reason(error), unreachable=unreachable) from error
         if response.status not in (301, 302, 303, 307, 308):

@@ -68,7 +68,7 @@ class Landing:
             return
         self._lanes += 1
         arrivals, self._waiting = self._waiting, []
-        work = asyncio.get_running_loop().run_in_executor(None, self._settle, arrivals)
+        work = asyncio.get_running_loop().run_in_executor(None, self._settle_all, arrivals)
         work.add_done_callback(lambda done: self._tell(arrivals, done.result()))
 
     def _tell(self, arrivals: Sequence[_Arrival], ends: Sequence[Landed | Exception]) -> None:
@@ -81,6 +81,14 @@ class Landing:
             else:
                 arrival.end.set_result(end)
         self._go()
+
+    def _settle_all(self, arrivals: Sequence[_Arrival]) -> list[Landed | Exception]:
+        """The ends of `arrivals`, of which each is waited for: whatever happens, they are told."""
+        try:
+            with translated(self._folder.root):
+                return self._settle(arrivals)
+        except Exception as error:  # noqa: BLE001
+            return [error] * len(arrivals)
 
     def _settle(self, arrivals: Sequence[_Arrival]) -> list[Landed | Exception]:
         """All of `arrivals` step by step, so that many of them wait for the disk only twice."""

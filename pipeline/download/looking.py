@@ -7,6 +7,7 @@ from contextlib import suppress
 from pipeline.download.content import Unusable
 from pipeline.download.examine import AHEAD, THREADS, Examiner
 from pipeline.download.likeness import Looks
+from pipeline.errors import UrushiError
 
 
 class Looking:
@@ -44,7 +45,7 @@ class Looking:
 
     async def _look(self, md5: str, extension: str) -> None:
         loop = asyncio.get_running_loop()
-        # A disk that cannot be read is told of by the look after the download.
-        with suppress(OSError):
+        # A disk that cannot be read, or no process to decode in: the look after the download tells.
+        with suppress(OSError, UrushiError):
             found = await loop.run_in_executor(self._pool, self._examiner.look, md5, extension)
             self._found.append((md5, extension, found))

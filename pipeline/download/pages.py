@@ -19,7 +19,7 @@ from pipeline.download.pace import Pace
 from pipeline.download.patience import Patience
 from pipeline.download.posts import Malformed, Question
 from pipeline.download.sites import Site
-from pipeline.download.trouble import RESUMABLE, not_itself, reason, unreachable
+from pipeline.download.trouble import RESUMABLE, no_room_for, not_itself, reason, unreachable
 from pipeline.errors import RequestError, UrushiError
 
 THROTTLED = (421, 429, 503)
@@ -127,16 +127,16 @@ class Pages:
 
     def _get(self, question: Question) -> tuple[Answer | None, str]:
         """The answer, or None and why there is none."""
+        address = self._site.address
         try:
-            answer = self._client.get(self._site.address + question.path, question.parameters)
-        except requests.exceptions.SSLError as error:
-            why, is_secure = self._site.credentials.redacted(reason(error)), False
+            return self._client.get(address + question.path, question.parameters), ""
         except requests.RequestException as error:
-            why, is_secure = self._site.credentials.redacted(reason(error)), True
-        else:
-            return answer, ""
-        if not is_secure:
-            raise UrushiError(not_itself(self._site.address, why))
+            why = self._site.credentials.redacted(reason(error))
+            ends = no_room_for(error, address)
+            if not ends and isinstance(error, requests.exceptions.SSLError):
+                ends = not_itself(address, why)
+        if ends:
+            raise UrushiError(ends)
         return None, why
 
     def _read(self, answer: Answer, question: Question) -> Any:

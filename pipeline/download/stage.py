@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.artefacts.chain import download_fingerprint
+from pipeline.artefacts.files import translated
 from pipeline.artefacts.job import Job, Outcome
 from pipeline.artefacts.locks import locked
 from pipeline.artefacts.receipts import Receipt, done
@@ -63,6 +64,7 @@ def _download(
         from pipeline.download.refresh import refresh as ask_anew
 
         with (
+            translated(folder.root),
             locked(folder.root),
             _decoding(),
             visiting(dataset, folder, progress, patience) as visit,
@@ -78,7 +80,7 @@ def _download(
     listing = look(dataset.folder, dataset.masks.folder if dataset.masks else None)
     if receipt is not None and receipt.inputs.get("folder") == listing.digest:
         return False, receipt
-    with locked(folder.root), _decoding():
+    with translated(folder.root), locked(folder.root), _decoding():
         return True, from_folder(dataset, listing, folder, progress)
 
 

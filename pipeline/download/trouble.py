@@ -1,5 +1,6 @@
 """What went wrong on the way to a site, in a few words that a person can use."""
 
+import errno
 import socket
 import ssl
 from collections.abc import Iterator
@@ -20,6 +21,20 @@ def reason(error: BaseException) -> str:
         if isinstance(cause, socket.gaierror | ssl.SSLError):
             return str(cause.strerror or cause)
     return "the connection broke off"
+
+
+def no_room_for(error: BaseException, address: str) -> str:
+    """The sentence for a machine that cannot open one more connection; "" for another `error`.
+
+    Neither the site nor the network is to blame then, and waiting for them would not end.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return (
+                f"No connection to {address} can be opened: {cause.strerror}. Raise the bound "
+                f"(`ulimit -n 1024`). {RESUMABLE}"
+            )
+    return ""
 
 
 def unreachable(address: str, why: str, tries: int, seconds: float) -> str:

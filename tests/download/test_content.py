@@ -1,5 +1,7 @@
 """Which bytes are a picture that can be trained on."""
 
+import builtins
+import errno
 import io
 import struct
 import tracemalloc
@@ -148,3 +150,26 @@ def test_a_bomb_in_a_text_chunk_is_not_unpacked(tmp_path: Path, kind: bytes) -> 
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("look", [examine, lambda *asked: thumbnail(*asked, 8)])
+def test_no_picture_is_judged_by_a_machine_that_cannot_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, look
+) -> None:
+    """The header is read, and then the disk fails, or one file more cannot be opened."""
+    path = tmp_path / "sound.png"
+    path.write_bytes(encoded("PNG"))
+    opened = []
+
+    def failing(*asked, **named):
+        opened.append(asked)
+        if len(opened) > 1:
+            raise OSError(number, "as it happens")
+        return builtins.open(*asked, **named)
+
+    monkeypatch.setattr("pipeline.download.content.open", failing, raising=False)
+    with pytest.raises(OSError, match="as it happens") as error:
+        look(path, EXTENSIONS, MOST_PIXELS)
+    assert error.value.errno == number
+    assert len(opened) == 2
