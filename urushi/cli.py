@@ -159,6 +159,10 @@ def download(
         bool,
         typer.Option("--refresh", help="Ask for newer posts, and what became of the known ones."),
     ] = False,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="Try every file once more that did not come, or was no good."),
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash every picture again; ask no site.")
     ] = False,
@@ -175,7 +179,15 @@ def download(
     """One stage: a booru query or a folder into originals."""
     from urushi.download import download as run
 
-    run(recipe, workspace, refresh=refresh, verify=verify, dry_run=dry_run, sample=sample)
+    run(
+        recipe,
+        workspace,
+        refresh=refresh,
+        retry=retry,
+        verify=verify,
+        dry_run=dry_run,
+        sample=sample,
+    )
 
 
 @app.command()

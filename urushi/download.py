@@ -20,6 +20,7 @@ def download(
     workspace: Path,
     *,
     refresh: bool = False,
+    retry: bool = False,
     verify: bool = False,
     dry_run: bool = False,
     sample: int | None = None,
@@ -30,8 +31,10 @@ def download(
         RequestError: two things are asked at once, or what the stage raises.
         UrushiError: what the stage raises; with `verify`, that files are not as they were.
     """
-    if sum((refresh, verify, dry_run, sample is not None)) > 1:
-        raise RequestError("--refresh, --verify, --dry-run and --sample are asked for one by one.")
+    if sum((refresh, retry, verify, dry_run, sample is not None)) > 1:
+        raise RequestError(
+            "--refresh, --retry, --verify, --dry-run and --sample are asked for one by one."
+        )
     job = load_job(recipe, workspace)
     if verify:
         _verify(job)
@@ -43,7 +46,7 @@ def download(
     else:
         from pipeline.download.stage import run
 
-        outcome = run(job, Terminal(), refresh=refresh)
+        outcome = run(job, Terminal(), refresh=refresh, retry=retry)
         state = "already done" if outcome.already else "done"
         print(f"download: {state}: {outcome.summary}")
 

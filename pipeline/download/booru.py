@@ -82,6 +82,12 @@ class Visit:
             if not self.aliases.learn(self.progress, self.what):
                 return state
 
+    def retry(self) -> None:
+        """The files of the search that did not come are to be tried once more."""
+        state = self.store.crawl(self.site.dialect.query(self.asked).key)
+        if state is not None:
+            Choice(self.store, state, self.rules).reopen_all()
+
     def choose(self, state: Crawl) -> tuple[Choice, Todo]:
         """The files of a search as its posts are now, and what of them is still to come."""
         choice = Choice(self.store, state, self.rules)

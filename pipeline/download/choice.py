@@ -130,6 +130,14 @@ class Choice:
                 (MOST_ASKED,),
             )
 
+    def reopen_all(self) -> None:
+        """Files that are not here are to be tried once more, whatever kept them away."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE job SET state = 'planned' WHERE md5 IN (SELECT md5 FROM temp.chosen)"
+                " AND state <> 'have'"
+            )
+
     def facts(self, md5: str | None = None) -> Iterator[Facts]:
         """What the posts of the files, or of one, say: by md5 and then by id, the oldest first."""
         one = "" if md5 is None else " AND f.md5 = ?"

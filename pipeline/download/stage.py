@@ -23,11 +23,18 @@ MOST_REASONS = 20
 
 
 def run(
-    job: Job, progress: Progress, patience: Patience | None = None, *, refresh: bool = False
+    job: Job,
+    progress: Progress,
+    patience: Patience | None = None,
+    *,
+    refresh: bool = False,
+    retry: bool = False,
 ) -> Outcome:
     """Downloads what is not here yet. A finished download makes no request at all.
 
     With `refresh`, the site is asked for newer posts and for what has become of the known ones.
+    With `retry`, for every file once more that it did not give or that was no picture; of a folder,
+    every picture is looked at again.
 
     Raises:
         RequestError: no posts, no pictures, or a recipe or workspace that cannot be used.
@@ -39,7 +46,9 @@ def run(
     lines = []
     for _, dataset in job.datasets:
         folder = job.dataset_folder(dataset)
-        fresh, receipt = _download(dataset, folder, progress, patience or Patience(), refresh)
+        fresh, receipt = _download(
+            dataset, folder, progress, patience or Patience(), refresh, retry
+        )
         already = already and not fresh
         lines.append(_sentence(dataset, receipt))
         if fresh:
@@ -53,12 +62,13 @@ def _download(
     progress: Progress,
     patience: Patience,
     refresh: bool,
+    retry: bool,
 ) -> tuple[bool, Receipt]:
     """Whether anything had to be done, and the receipt that proves it."""
     asked = download_fingerprint(dataset)
     receipt = done(folder.images, asked)
     if dataset.download is not None:
-        if receipt is not None and not refresh:
+        if receipt is not None and not (refresh or retry):
             return False, receipt
         from pipeline.download.booru import from_booru, visiting
         from pipeline.download.refresh import refresh as ask_anew
@@ -71,6 +81,8 @@ def _download(
         ):
             if refresh:
                 ask_anew(visit)
+            if retry:
+                visit.retry()
             return True, from_booru(visit)
     if dataset.folder is None:
         raise RequestError(f"{dataset.name} has neither [download] nor [folder].")
@@ -78,7 +90,8 @@ def _download(
 
     # A folder may have changed since, so its listing is compared; that reads no picture.
     listing = look(dataset.folder, dataset.masks.folder if dataset.masks else None)
-    if receipt is not None and receipt.inputs.get("folder") == listing.digest:
+    same = receipt is not None and receipt.inputs.get("folder") == listing.digest
+    if receipt is not None and same and not retry:
         return False, receipt
     with translated(folder.root), locked(folder.root), _decoding():
         return True, from_folder(dataset, listing, folder, progress)

@@ -73,10 +73,11 @@ class Downloading:
         self.recipe.write_text(f'name = "small"\n[folder]\npath = {_toml(str(path))}\n{more}')
 
     def run(
-        self, progress: Silent | None = None, patience: Patience = HURRIED, *, refresh: bool = False
+        self, progress: Silent | None = None, patience: Patience = HURRIED, **asked: bool
     ) -> Outcome:
+        """`asked`: refresh or retry."""
         job = load_job(self.recipe, self.workspace)
-        return run(job, progress or Silent(), patience, refresh=refresh)
+        return run(job, progress or Silent(), patience, **asked)
 
     def images(self) -> dict[str, ImageRecord]:
         rows = read_records(self.folder.images / "images.jsonl", ImageRecord)

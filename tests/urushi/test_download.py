@@ -239,6 +239,19 @@ def test_folders_can_be_sampled_verified_and_looked_at(urushi: Urushi, tmp_path:
     assert "(not named)" in urushi("credits", recipe).stdout.replace("\\", "")
 
 
-def test_one_thing_at_a_time(urushi: Urushi, recipe: Path) -> None:
-    ended = urushi("download", recipe, "--verify", "--refresh")
+@pytest.mark.parametrize("other", ["--refresh", "--retry"])
+def test_one_thing_at_a_time(urushi: Urushi, recipe: Path, other: str) -> None:
+    ended = urushi("download", recipe, "--verify", other)
     assert ended.returncode == 2 and "one by one" in ended.stderr
+
+
+def test_a_retry_asks_for_what_is_lost_alone(
+    urushi: Urushi, recipe: Path, booru: BooruServer, corpus: Corpus
+) -> None:
+    assert urushi("download", recipe).returncode == 0
+    before = booru.count()
+    ended = urushi("download", recipe, "--retry")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"download: done: small: {len(corpus.wanted())} pictures")
+    assert {hit.name for hit in booru.hits[before:]}.isdisjoint(corpus.wanted())
+    assert booru.count() > before
