@@ -2,9 +2,11 @@
 from, pictures, and a small disk."""
 
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 # Read when torch is first imported; spinning threads starve everything else on a small machine.
@@ -86,3 +88,21 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     yield sized
     subprocess.run(["umount", str(place)], capture_output=True)
+
+
+@pytest.fixture
+def no_file_to_spare() -> Callable[[], AbstractContextManager[None]]:
+    """`with no_file_to_spare():` this process can open no file more, as after `ulimit -n`."""
+
+    @contextmanager
+    def full() -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)  # The lowest number that there is.
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    return full

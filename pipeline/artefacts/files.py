@@ -15,6 +15,8 @@ from typing import Any
 from pipeline.errors import DiskFullError, RequestError, UrushiError
 
 TEMPORARY = ".part"
+OF_THE_MACHINE = (errno.EIO, errno.EMFILE, errno.ENFILE)
+"""Errors of a disk that fails and of files that cannot be opened, whatever is in them."""
 
 
 @contextmanager
@@ -77,6 +79,21 @@ def translated(path: Path) -> Iterator[None]:
                 "the same command again to go on."
             ) from error
         raise
+
+
+@contextmanager
+def unjudged(path: Path) -> Iterator[None]:
+    """Turns what says nothing of the contents of `path` into errors of ours: OF_THE_MACHINE.
+
+    A picture that could not be read for them is none that failed: it is read by the next run.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        with translated(path):
+            raise
 
 
 def files_of(path: Path) -> list[Path]:

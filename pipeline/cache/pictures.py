@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from pipeline.artefacts.files import unjudged
 from pipeline.artefacts.identity import digest_bytes
 from pipeline.artefacts.records import Failure
 from pipeline.cache.plan import Look
@@ -48,7 +49,11 @@ class Shown:
 
 
 def read_pixels(pictures: Pictures, look: Look) -> Shown | Failure:
-    """What the entry `look` shows."""
+    """What the entry `look` shows.
+
+    Raises:
+        UrushiError: the disk fails, or no file can be opened.
+    """
     try:
         picture, engine = (_stored if pictures.kept else _fitted)(pictures.folder, look)
         mask = _mask(pictures, look)
@@ -75,7 +80,7 @@ def _mask(pictures: Pictures, look: Look) -> Image.Image | None:
 
 def _stored(folder: Path, look: Look) -> tuple[Image.Image, str]:
     try:
-        with Image.open(folder / look.file) as opened:
+        with unjudged(folder / look.file), Image.open(folder / look.file) as opened:
             picture = opened.convert("RGB")
     except UNREADABLE as error:
         raise Unreadable(f"{look.file} cannot be read: {error}") from None

@@ -4,7 +4,6 @@ The type is told by the first bytes alone; names and headers lie. Nothing is dec
 size is known to be bearable. `glance` reads the header and costs nothing; `examine` decodes.
 """
 
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import (
 )
 from PIL.ImageFile import ImageFile
 
+from pipeline.artefacts.files import OF_THE_MACHINE
 from pipeline.download.likeness import Looks, looks
 from pipeline.recipe.size import Size
 
@@ -28,8 +28,6 @@ EXTENSIONS = ("jpg", "png", "webp")
 """What is taken from boorus, by its magic bytes."""
 FOLDER_EXTENSIONS = (*EXTENSIONS, "bmp", "gif")
 
-OURS = (errno.EIO, errno.EMFILE, errno.ENFILE)
-"""Errors of a disk or a machine, of which no picture is to be judged."""
 ORIENTATION = 0x0112
 """The EXIF tag; from 5 on, width and height change places."""
 
@@ -150,7 +148,7 @@ def _as_unusable(error: Exception) -> Exception:
     """A decoder may raise anything over hostile bytes, which is one item's row; not so our own."""
     if isinstance(error, Unusable | MemoryError):
         return error
-    if isinstance(error, OSError) and error.errno in OURS:
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         return error
     return Unusable(f"it does not decode: {error}")
 

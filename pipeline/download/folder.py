@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.artefacts.alike import Seen
 from pipeline.artefacts.chain import download_fingerprint
+from pipeline.artefacts.files import unjudged
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.masks import is_label
 from pipeline.artefacts.receipts import Receipt
@@ -178,12 +179,13 @@ def _mark(path: Path) -> list[Any]:
 def _read(path: Path, most_pixels: int) -> _Found | Failure:
     md5 = ""
     try:
-        with open(path, "rb") as handle:
-            hasher = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False))
-        md5 = hasher.hexdigest()
-        picture, looks = decoders().examine(path, FOLDER_EXTENSIONS, most_pixels)
-        tags = _tags(path.with_suffix(SIDECAR))
-        texts = tuple(dict.fromkeys(_lines(path.with_suffix(SENTENCES))))
+        with unjudged(path):
+            with open(path, "rb") as handle:
+                hasher = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False))
+            md5 = hasher.hexdigest()
+            picture, looks = decoders().examine(path, FOLDER_EXTENSIONS, most_pixels)
+            tags = _tags(path.with_suffix(SIDECAR))
+            texts = tuple(dict.fromkeys(_lines(path.with_suffix(SENTENCES))))
     except Unusable as error:
         return Failure(md5=md5, reason=f"{path}: {error}")
     except OSError as error:

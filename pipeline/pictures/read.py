@@ -14,6 +14,8 @@ from typing import BinaryIO, Literal
 
 from PIL import Image
 
+from pipeline.artefacts.files import unjudged
+from pipeline.errors import UrushiError
 from pipeline.pictures import pillow
 from pipeline.pictures.header import MAX_BYTES, header_of, read_header
 from pipeline.pictures.placement import Placement, Plan
@@ -53,6 +55,7 @@ def read_fitted(path: Path, plan: Plan, *, engine: types.ModuleType | None) -> t
 
     Raises:
         Unreadable: it cannot be used; the message is the reason.
+        UrushiError: the disk fails, or no file can be opened.
     """
     with _judged(), _opened(path) as handle:
         # Read once: what was judged by its header is what is decoded.
@@ -77,6 +80,7 @@ def read_alpha(path: Path, placement: Placement) -> Image.Image | None:
 
     Raises:
         Unreadable: it cannot be used; the message is the reason.
+        UrushiError: the disk fails, or no file can be opened.
     """
     with _judged(), _opened(path) as handle:
         content = handle.read()
@@ -94,6 +98,7 @@ def read_mask(path: Path, picture: Size, placement: Placement) -> Image.Image:
 
     Raises:
         Unreadable: it cannot be used; the message is the reason.
+        UrushiError: the disk fails, or no file can be opened.
     """
     with _judged(), _opened(path) as handle:
         content = handle.read()
@@ -116,6 +121,7 @@ def read_places(path: Path, plan: Plan) -> tuple[Size, Sequence[Placement]]:
 
     Raises:
         Unreadable: its header says that it cannot be used; the message is the reason.
+        UrushiError: the disk fails, or no file can be opened.
     """
     with _judged(), _opened(path) as handle:
         size = header_of(handle).size
@@ -128,7 +134,7 @@ def _judged() -> Iterator[None]:
     try:
         with quiet_decoders:
             yield
-    except (Unreadable, MemoryError, AssertionError):
+    except (UrushiError, MemoryError, AssertionError):
         raise
     except Exception as error:  # noqa: BLE001 - decoders raise whatever a broken file leads them to
         reason = str(error).strip() or type(error).__name__
@@ -138,12 +144,13 @@ def _judged() -> Iterator[None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise Unreadable(f"a file of more than {MAX_BYTES:,} bytes")
-        handle = open(path, "rb")  # noqa: SIM115 - what is raised below is not about opening it
+        with unjudged(path):
+            if path.stat().st_size > MAX_BYTES:
+                raise Unreadable(f"a file of more than {MAX_BYTES:,} bytes")
+            handle = open(path, "rb")  # noqa: SIM115 - what is raised below is not about opening it
     except FileNotFoundError:
         raise Unreadable("the file is gone") from None
     except OSError as error:
         raise Unreadable(f"the file cannot be read: {error.strerror}") from None
-    with handle:
+    with handle, unjudged(path):
         yield handle

@@ -1,5 +1,6 @@
 """Pictures that the user has: found, hashed, tagged from sidecars, and never touched."""
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from demo.corpus import Corpus
 from pipeline.artefacts.chain import download_fingerprint, images_receipt
 from pipeline.artefacts.job import load_job
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, UrushiError
 
 
 @pytest.fixture
@@ -215,3 +216,22 @@ def test_the_pixel_budget_counts_for_folders_too(downloading, tmp_path: Path) ->
     assert {record.source for record in downloading.images().values()} == {"a.png"}
     (failure,) = downloading.failures()
     assert "31x30 pixels are more than the 900" in failure.reason
+
+
+def test_no_picture_is_judged_by_a_disk_that_fails(
+    downloading, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "pictures"
+    root.mkdir()
+    Image.new("RGB", (40, 30), "red").save(root / "one.png")
+    downloading.write_folder(root)
+
+    def failing(*asked: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as failed:
+        failed.setattr(hashlib, "file_digest", failing)
+        with pytest.raises(UrushiError, match=r"The disk fails at .*one\.png"):
+            downloading.run()
+    downloading.run()
+    assert len(downloading.images()) == 1

@@ -1,5 +1,6 @@
 """Every mode and every defect, through both engines."""
 
+import errno
 import io
 import resource
 import struct
@@ -14,9 +15,17 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 import pipeline.pictures
+from pipeline.errors import UrushiError
 from pipeline.pictures import pillow
 from pipeline.pictures.header import MAX_PIXELS, read_header
-from pipeline.pictures.read import Fitted, read_fitted, vips_engine
+from pipeline.pictures.read import (
+    Fitted,
+    read_alpha,
+    read_fitted,
+    read_mask,
+    read_places,
+    vips_engine,
+)
 from pipeline.pictures.unreadable import Unreadable
 from pipeline.recipe import Size
 from pipeline.resize.ladder import place
@@ -296,6 +305,40 @@ def test_undefined_colours_are_refused(tmp_path: Path, engine: Engine) -> None:
     floats = encoded(Image.new("F", (8, 8), 0.5), "TIFF")
     with pytest.raises(Unreadable, match="mode F"):
         fitted(floats, tmp_path, engine, Size(8, 8))
+
+
+def test_no_picture_is_judged_by_a_machine_that_cannot_open_it(
+    tmp_path: Path, engine: Engine, no_file_to_spare
+) -> None:
+    content = encoded(Image.new("RGB", (8, 8), "teal"), "PNG")
+    one = place(Size(8, 8), Size(8, 8))
+    readings = (
+        lambda path: read_fitted(path, lambda picture: [one], engine=engine),
+        lambda path: read_places(path, lambda picture: [one]),
+        lambda path: read_alpha(path, one),
+        lambda path: read_mask(path, Size(8, 8), one),
+    )
+    fitted(content, tmp_path, engine)
+    for reading in readings:
+        reading(tmp_path / "picture.txt")
+        with no_file_to_spare(), pytest.raises(UrushiError, match="ulimit -n") as error:
+            reading(tmp_path / "picture.txt")
+        assert not isinstance(error.value, Unreadable)
+
+
+def test_a_disk_that_fails_under_a_picture_is_no_defect_of_it(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"on a bad sector")
+    monkeypatch.setattr("pipeline.pictures.read.open", lambda *asked: Failing(), raising=False)
+    with pytest.raises(UrushiError, match=rf"The disk fails at {path}.*run the same") as error:
+        read_fitted(path, lambda picture: [place(picture, Size(8, 8))], engine=engine)
+    assert not isinstance(error.value, Unreadable)
 
 
 def test_files_that_are_not_there(tmp_path: Path, engine: Engine) -> None:

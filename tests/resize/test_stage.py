@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import subprocess
@@ -232,6 +233,26 @@ def test_pictures_that_all_failed_are_tried_again(picture: Make, downloaded) -> 
     originals.with_name("away").rename(originals)
     stage.run(job, Silent())
     assert len(rows_of(job)) == 2
+
+
+def test_a_picture_that_the_machine_cannot_read_is_read_by_the_next_run(
+    picture: Make, downloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = downloaded([jpeg(picture(100, 100)), jpeg(picture(90, 110))])
+    opened = []
+
+    def failing(path: Path, mode: str) -> io.BufferedReader:
+        opened.append(path)
+        if len(opened) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open(path, mode)
+
+    monkeypatch.setattr("pipeline.pictures.read.open", failing, raising=False)
+    with pytest.raises(UrushiError, match="ulimit -n"):
+        stage.run(job, Silent())
+    stage.run(job, Silent())
+    assert len(rows_of(job)) == 2
+    assert read_records(resized_folder(job) / "failures.jsonl", Failure) == []
 
 
 def test_no_picture_at_all_is_an_error(downloaded) -> None:
