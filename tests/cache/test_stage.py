@@ -445,15 +445,15 @@ def test_earlier_stages_must_have_run(
 ) -> None:
     prepared = make_prepared(tmp_path, tiny.as_file)
     (prepared.folders.captions / "receipt.json").unlink()
-    with pytest.raises(RequestError, match=r"captions of set .* `urushi caption`"):
+    with pytest.raises(RequestError, match=r"captions of set .* `urushi caption "):
         run(prepared.job, told)
     (prepared.folders.resized / "receipt.json").unlink()
     for path in prepared.folders.latents.iterdir():
         path.unlink()
-    with pytest.raises(RequestError, match=r"pictures of set .* `urushi resize`"):
+    with pytest.raises(RequestError, match=r"pictures of set .* `urushi resize "):
         run(prepared.job, told)
     (prepared.root / "images" / "receipt.json").unlink()
-    with pytest.raises(RequestError, match="`urushi download`"):
+    with pytest.raises(RequestError, match="`urushi download "):
         run(prepared.job, told)
 
 

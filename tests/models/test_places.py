@@ -41,7 +41,7 @@ def _downloaded(job: Job) -> None:
 
 def test_pictures_must_be_here(tiny: Any, tmp_path: Path) -> None:
     job = _job(tiny, tmp_path)
-    with pytest.raises(RequestError, match="`urushi download`"):
+    with pytest.raises(RequestError, match="`urushi download "):
         cache_folders(job, job.datasets[0][1])
 
 
