@@ -84,12 +84,17 @@ def done(folder: Path, fingerprint: str, name: str = NAME) -> Receipt | None:
     receipt = read_receipt(folder, name)
     if receipt is None or receipt.fingerprint != fingerprint:
         return None
+    return receipt if lost(folder, receipt) is None else None
+
+
+def lost(folder: Path, receipt: Receipt) -> str | None:
+    """The first output of `receipt` that is not in `folder` any more at its size; None: all are."""
     for relative, output in receipt.outputs.items():
         # One question a file, and no Path: of 50,000 pictures either would be most of the time.
         try:
             found = os.stat(f"{folder}/{relative}")
         except OSError:
-            return None
+            return relative
         if not stat.S_ISREG(found.st_mode) or found.st_size != output.bytes:
-            return None
-    return receipt
+            return relative
+    return None

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.artefacts.chain import INDEX_FILE
-from pipeline.artefacts.receipts import done, read_receipt
+from pipeline.artefacts.receipts import lost, read_receipt
 from pipeline.artefacts.records import LatentRecord, TextRecord, read_records
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.places import EMPTY_CAPTION
@@ -179,6 +179,11 @@ def open_texts(folder: Path) -> TextStore:
 
 def _finished(folder: Path, kind: type[AnyShardRecord]) -> list[AnyShardRecord]:
     receipt = read_receipt(folder)
-    if receipt is None or done(folder, receipt.fingerprint) is None:
+    if receipt is None:
         raise RequestError(f"The shards in {folder} are not finished. Run `urushi cache` first.")
+    if (name := lost(folder, receipt)) is not None:
+        raise RequestError(
+            f"{folder / name} is missing, or has another size than when it was made. "
+            "Run `urushi cache` again."
+        )
     return read_records(folder / INDEX_FILE, kind)

@@ -12,6 +12,7 @@ from pipeline.artefacts.chain import (
     images_receipt,
 )
 from pipeline.artefacts.job import Job, too_early
+from pipeline.artefacts.receipts import read_receipt
 from pipeline.artefacts.records import (
     Alike,
     CaptionRecord,
@@ -84,16 +85,20 @@ def usable(job: Job, dataset: DatasetRecipe, folders: CacheFolders) -> tuple[str
     Raises:
         RequestError: the dataset is not cached yet, or has no captions where none are cached.
     """
-    latents, texts = folders.latents / INDEX_FILE, folders.text / INDEX_FILE
-    wanted = [("latents", "cached", latents, "cache"), ("texts", "cached", texts, "cache")]
-    if not job.recipe.caches_text:
-        texts = folders.captions / CAPTIONS_FILE
-        wanted[1] = ("captions", "written", texts, "caption")
-    for what, made, file, verb in wanted:
-        if not file.exists():
-            lacking = f"The {what} of {dataset.name} are not {made} yet"
-            raise too_early(job, lacking, file.parent, verb)
-    return _shared(latents, texts, TextRecord if job.recipe.caches_text else CaptionRecord)
+    wanted = [("latents", "cached", folders.latents, folders.latents_fingerprint, "cache")]
+    if job.recipe.caches_text:
+        wanted.append(("texts", "cached", folders.text, folders.text_fingerprint, "cache"))
+    else:
+        captions, fingerprint = folders.captions, folders.captions_fingerprint
+        wanted.append(("captions", "written", captions, fingerprint, "caption"))
+    for what, made, folder, fingerprint, verb in wanted:
+        receipt = read_receipt(folder)
+        # A folder that was put there by hand may be of another VAE, and train all the same.
+        if receipt is None or receipt.fingerprint != fingerprint:
+            raise too_early(job, f"The {what} of {dataset.name} are not {made} yet", folder, verb)
+    if job.recipe.caches_text:
+        return _shared(folders.latents, folders.text / INDEX_FILE, TextRecord)
+    return _shared(folders.latents, folders.captions / CAPTIONS_FILE, CaptionRecord)
 
 
 @lru_cache(maxsize=8)
@@ -101,6 +106,6 @@ def _shared(
     latents: Path, texts: Path, kind: type[TextRecord] | type[CaptionRecord]
 ) -> tuple[str, ...]:
     """Of two files whose folders' names stand for what is in them."""
-    first = {r.md5 for r in read_records(latents, LatentRecord)}
+    first = {r.md5 for r in read_records(latents / INDEX_FILE, LatentRecord)}
     second = {r.md5 for r in read_records(texts, kind)}
     return tuple(sorted(first & second))

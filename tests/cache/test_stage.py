@@ -1,4 +1,3 @@
-import errno
 import json
 import os
 import subprocess
@@ -331,26 +330,6 @@ def test_cut_captions_are_counted(tiny: Any, tmp_path: Path, make_prepared: Any,
     assert line.startswith("set: 1 captions are longer than the 75 tokens")
 
 
-def test_no_picture_fails_for_a_machine_that_cannot_open_it(
-    tiny: Any, tmp_path: Path, make_prepared: Any, told: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepared = make_prepared(tmp_path, tiny.as_file, 3)
-    known, opened = Image.open, list[Path]()
-
-    def failing(path: Path) -> Image.Image:
-        opened.append(path)
-        if len(opened) == 2:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return known(path)
-
-    monkeypatch.setattr(Image, "open", failing)
-    with pytest.raises(UrushiError, match="ulimit -n"):
-        run(prepared.job, told)
-    run(prepared.job, told)
-    assert read_records(prepared.folders.latents / chain.FAILURES_FILE, Failure) == []
-    assert len(open_latents(prepared.folders.latents).records) == 3
-
-
 def test_unreadable_pictures_are_failures(
     tiny: Any, tmp_path: Path, make_prepared: Any, told: Any
 ) -> None:
@@ -444,16 +423,17 @@ def test_earlier_stages_must_have_run(
     tiny: Any, tmp_path: Path, make_prepared: Any, told: Any
 ) -> None:
     prepared = make_prepared(tmp_path, tiny.as_file)
+    recipe = prepared.job.recipe_path
     (prepared.folders.captions / "receipt.json").unlink()
-    with pytest.raises(RequestError, match=r"captions of set .* `urushi caption "):
+    with pytest.raises(RequestError, match=rf"captions of set .* `urushi caption {recipe}`"):
         run(prepared.job, told)
     (prepared.folders.resized / "receipt.json").unlink()
     for path in prepared.folders.latents.iterdir():
         path.unlink()
-    with pytest.raises(RequestError, match=r"pictures of set .* `urushi resize "):
+    with pytest.raises(RequestError, match=rf"pictures of set .* `urushi resize {recipe}`"):
         run(prepared.job, told)
     (prepared.root / "images" / "receipt.json").unlink()
-    with pytest.raises(RequestError, match="`urushi download "):
+    with pytest.raises(RequestError, match=f"`urushi download {recipe}`"):
         run(prepared.job, told)
 
 

@@ -3,12 +3,16 @@ command that makes it."""
 
 import re
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.artefacts.job import Job, load_job
 from pipeline.errors import RequestError
+from pipeline.models.places import cache_folders
+from pipeline.models.shards import open_latents
 from pipeline.progress import Silent
 from pipeline.stages import stage
 from urushi.approve import answer
@@ -19,6 +23,8 @@ from urushi.lora_tools import Kept
 from urushi.rebuild import rebuild_round
 from urushi.report import rewrite_report
 from urushi.reweigh import reweigh
+
+JobMaker = Callable[..., Job]
 
 
 @pytest.fixture
@@ -112,3 +118,26 @@ def test_training_by_hand_leaves_the_recipe_and_heeds_the_origin(
         stage("train").run(
             Job(copied.recipe_path, copied.workspace, changed, copied.datasets), Silent()
         )
+
+
+def test_latents_of_another_recipe_in_their_place_are_not_trained_on(
+    fresh_job: JobMaker,
+) -> None:
+    job = fresh_job()
+    mirrored = job.recipe.cache.model_copy(update={"mirror": True})
+    other = replace(job, build=job.recipe.model_copy(update={"cache": mirrored}))
+    _make(other, "cache")
+    dataset = job.datasets[0][1]
+    here, there = (cache_folders(each, dataset).latents for each in (job, other))
+    shutil.rmtree(here)
+    shutil.copytree(there, here)
+    _refused(job, "train", "latents of drawings are not cached", "cache/", "cache")
+    _make(job, "cache")
+    assert len(open_latents(here)) == len(open_latents(there))
+    shard = sorted(here.glob("*.safetensors"))[0]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(RequestError, match=rf"{shard} is missing, or has another size .* again"):
+        _make(job, "train")
+    _make(job, "cache", "train")
+    assert shard.read_bytes() == whole
