@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -328,6 +329,26 @@ def test_cut_captions_are_counted(tiny: Any, tmp_path: Path, make_prepared: Any,
     run(prepared.job, told)
     (line,) = told.lines
     assert line.startswith("set: 1 captions are longer than the 75 tokens")
+
+
+def test_no_picture_fails_for_a_machine_that_cannot_open_it(
+    tiny: Any, tmp_path: Path, make_prepared: Any, told: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = make_prepared(tmp_path, tiny.as_file, 3)
+    known, opened = Image.open, list[Path]()
+
+    def failing(path: Path) -> Image.Image:
+        opened.append(path)
+        if len(opened) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return known(path)
+
+    monkeypatch.setattr(Image, "open", failing)
+    with pytest.raises(UrushiError, match="ulimit -n"):
+        run(prepared.job, told)
+    run(prepared.job, told)
+    assert read_records(prepared.folders.latents / chain.FAILURES_FILE, Failure) == []
+    assert len(open_latents(prepared.folders.latents).records) == 3
 
 
 def test_unreadable_pictures_are_failures(
