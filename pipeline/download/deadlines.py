@@ -15,6 +15,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from pipeline.download.connecting import connected
+
 
 class Deadlines(HTTPAdapter):
     """The connections of a session that makes one request at a time."""
@@ -59,11 +61,11 @@ class Deadlines(HTTPAdapter):
 
         class Plain(HTTPConnection):
             def _new_conn(self) -> socket.socket:
-                return opened(super()._new_conn())
+                return opened(connected(self))
 
         class Secure(HTTPSConnection):
             def _new_conn(self) -> socket.socket:
-                return opened(super()._new_conn())
+                return opened(connected(self))
 
         class PlainPool(HTTPConnectionPool):
             ConnectionCls = Plain

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from urllib3.util import connection
 
 from demo.booru import BooruServer
 from demo.corpus import Corpus
@@ -101,7 +100,7 @@ def test_a_question_that_cannot_be_sent_is_no_sites_trouble(
         asked.append(place)
         raise FULL
 
-    monkeypatch.setattr(connection, "create_connection", full)
+    monkeypatch.setattr("pipeline.download.connecting.socket.socket", full)
     downloading.write(booru.url)
     words = f"No connection to {booru.url} can be opened: Too many open files.*ulimit -n"
     with pytest.raises(UrushiError, match=words):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
-from demo.booru import BooruServer
+from demo.booru import BooruServer, running
 from demo.booru_faults import Fault, Hit
 from demo.booru_posts import post_json
 from demo.corpus import Corpus
 from pipeline.artefacts.workspace import DatasetFolder
+from pipeline.download.connecting import HEAD_START, connected
 from pipeline.download.fetch import Interrupted, Promise, open_session, receive
 from pipeline.download.patience import Patience
 from pipeline.download.sites import Site, dialect_of
@@ -77,6 +81,10 @@ def test_a_file_whose_head_trickles_is_a_row(
 @pytest.fixture
 def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Those that NAME has, in the order in which they are told; every other name is as it is."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs IPv6 on loopback")
     told = ["::1", "127.0.0.1"]
     known = socket.getaddrinfo
 
@@ -119,7 +127,9 @@ def test_an_address_that_is_dead_is_passed_over(
     if dead == "swallows":
         swallowing(port)
     downloading.write(booru.url)
-    downloading.run(patience=replace(hurried, connect=0.4))
+    began = time.monotonic()
+    downloading.run(patience=replace(hurried, connect=60))
+    assert time.monotonic() - began < 30  # Nothing waited for it as long as for a dead site.
     assert set(downloading.images()) == corpus.wanted()
     flawed = {post.md5 for post in corpus.posts if post.flaw}
     assert {md5 for (md5,) in downloading.rows("SELECT md5 FROM job WHERE attempts > 0")} <= flawed
@@ -158,3 +168,60 @@ def test_a_site_of_which_all_addresses_are_dead_is_named(
     why = {"refuses": "the connection was refused", "swallows": "it does not answer in time"}
     with pytest.raises(UrushiError, match=f"{NAME}:{port} cannot be reached: {why[dead]}"):
         downloading.run(patience=replace(hurried, tries=2, connect=0.2))
+
+
+@pytest.fixture
+def line() -> Iterator[HTTPConnection]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield HTTPConnection(NAME, server.getsockname()[1], timeout=20)
+
+
+@pytest.mark.parametrize("first", [["::1"], ["::1"] * 5, ["127.0.0.2"], ["fe80::1"], []])
+def test_the_api_is_asked_at_the_address_that_answers_first(
+    addresses, swallowing, line: HTTPConnection, first: list[str]
+) -> None:
+    """Others refuse, cannot be reached at all, or say nothing; none is left open."""
+    addresses[:] = [*first, "127.0.0.1", "::1"]
+    swallowing(line.port)
+    before = len(os.listdir("/proc/self/fd"))
+    began = time.monotonic()
+    with connected(line) as found:
+        assert found.getpeername() == ("127.0.0.1", line.port)
+        assert found.gettimeout() == 20
+        assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    silent = first.count("::1")
+    assert silent * HEAD_START <= time.monotonic() - began < silent * HEAD_START + 2
+
+
+def test_of_a_name_without_an_address_that_answers_the_reason_is_told(
+    addresses, swallowing, line: HTTPConnection
+) -> None:
+    addresses[:] = ["127.0.0.2", "127.0.0.3"]
+    with pytest.raises(NewConnectionError) as error:
+        connected(line)
+    assert isinstance(error.value.__cause__, ConnectionRefusedError)
+    addresses.clear()
+    with pytest.raises(NewConnectionError, match="no address"):
+        connected(line)
+    swallowing(line.port)
+    addresses[:] = ["::1", "127.0.0.2"]
+    line.timeout = 0.4
+    with pytest.raises(ConnectTimeoutError):
+        connected(line)
+
+
+def test_a_booru_may_be_named_by_an_ipv6_address(
+    downloading, corpus: Corpus, addresses: list[str]
+) -> None:
+    with running(host="::1", corpus=corpus) as booru:
+        booru.url = f"http://[::1]:{booru.url.rpartition(':')[2]}"
+        downloading.write(booru.url)
+        downloading.run()
+    assert set(downloading.images()) == corpus.wanted()
+
+
+def test_a_name_that_is_too_long_is_told(downloading) -> None:
+    downloading.write(f"http://{'x' * 70}.test")
+    with pytest.raises(UrushiError, match=r"xx\.test cannot be reached"):
+        downloading.run()
