@@ -14,13 +14,17 @@ from typing import Annotated, Literal
 import typer
 
 from merge.errors import MergeError
-from pipeline.errors import RequestError, UrushiError
+from pipeline.errors import RequestError, UrushiError, memory_refused
 from urushi import lora, standing
 from urushi.compare import compare
 from urushi.mix import mix
 from urushi.options import WORKSPACE, Build, Force, NoKeep, Recipe, Workers, WorkspaceFolder
 
 INTERRUPTED = 130
+LESS_MEMORY = (
+    "What was finished stands. Lower the batch_size of the recipe's section for this stage, or "
+    "close other programs, and run the same command again."
+)
 
 app = typer.Typer(
     name="urushi",
@@ -48,6 +52,12 @@ def main() -> None:
     except KeyboardInterrupt:
         _say_interrupted()
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        refusal = memory_refused(error)
+        if refusal is None:
+            raise
+        print(f"urushi: There is not enough memory ({refusal}). {LESS_MEMORY}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         # Typer turns Ctrl-C into this code.
         if end.code == INTERRUPTED:

@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from pipeline.errors import RequestError
+from pipeline.errors import RequestError, memory_refused
 from pipeline.models.components import Component
 
 MISFITS = (
@@ -33,6 +33,8 @@ def fitting(source: Path, folder: Path, component: Component) -> Iterator[None]:
     try:
         yield
     except MISFITS as error:
+        if memory_refused(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # torch's first line only says that there were errors.
         reason = (lines[1:2] or lines or [type(error).__name__])[0]

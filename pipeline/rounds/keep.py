@@ -11,7 +11,7 @@ from pipeline.rounds.history import History
 
 MARGIN = 1.1
 """Of a checkpoint's size: its LoRA, samples and resume points want room too."""
-GIB = 1 << 30
+MIB = 1 << 20
 
 
 def kept(keep: Keep, merged: Sequence[tuple[int, float]], finished: bool) -> frozenset[int]:
@@ -56,7 +56,7 @@ def require_room(job: Job) -> None:
     free = shutil.disk_usage(root).free
     if free < MARGIN * size:
         raise DiskFullError(
-            f"{free / GIB:.1f} GiB are free at {root}, and a round's checkpoint takes "
-            f"{MARGIN * size / GIB:.1f}. Free some, or keep fewer of them: "
+            f"{free / MIB:,.0f} MiB are free at {root}, and a round's checkpoint takes "
+            f"{MARGIN * size / MIB:,.0f}. Free some, or keep fewer of them: "
             '[rounds].keep = "last".'
         )

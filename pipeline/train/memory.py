@@ -5,11 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.errors import UrushiError
+from pipeline.errors import UrushiError, memory_refused
 from pipeline.recipe.train import Train
-
-SIGNS = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-"""What a refusal of memory says that has no class of its own."""
 
 
 @contextmanager
@@ -21,25 +18,16 @@ def enough_memory(train: Train, where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_refusal(error):
+    except Exception as error:
+        refusal = memory_refused(error)
+        if refusal is None:
             raise
-        raise _told(train, where, str(error) or "Python was refused some") from error
-
-
-def is_refusal(error: RuntimeError | MemoryError) -> bool:
-    """Whether `error` says that memory was refused.
-
-    On a CPU, and where a library of CUDA's asks, it has no class of its own.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(sign in str(error) for sign in SIGNS)
+        raise _told(train, where, refusal) from error
 
 
 def _told(train: Train, where: str, what: str) -> UrushiError:
     return UrushiError(
-        f"There is not enough memory {where} ({what.splitlines()[0][:200]}). What was saved "
+        f"There is not enough memory {where} ({what}). What was saved "
         f"stands. Try, in [train]: {'; '.join(_switches(train))}."
     )
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.artefacts.files import atomic, remove
+from pipeline.errors import memory_refused
 from pipeline.models.load import load_sampler, load_text, load_vae
 from pipeline.models.pictures import decoded, initial_noise, rescale_of, to_image
 from pipeline.models.text import TextStack
@@ -20,7 +21,6 @@ from pipeline.recipe import Size
 from pipeline.recipe.shots import Shot, sample_size, shots
 from pipeline.train.ahead import moved
 from pipeline.train.conditioning import Added, Conditioning
-from pipeline.train.memory import is_refusal
 from pipeline.train.run import Run
 
 FOLDER = "samples"
@@ -57,7 +57,7 @@ class Samples:
         try:
             pictures = self._drawn()
         except (RuntimeError, MemoryError) as error:
-            if not is_refusal(error):
+            if not memory_refused(error):
                 raise
             self._every = 0
             self._say(

@@ -1,5 +1,9 @@
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from pipeline.errors import RequestError
+from pipeline.models.components import UNET
+from pipeline.models.fitting import fitting
 from pipeline.models.load import load_pipeline, load_scheduler, load_text, load_unet, load_vae
 from pipeline.recipe.base import Base
 
@@ -230,3 +236,35 @@ def test_tokenizer_of_another_model(tiny: Any, configured: Path) -> None:
 def test_missing_round_checkpoint(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="There is no "):
         load_unet(tiny.as_file, tmp_path / "none.safetensors")
+
+
+def test_a_refusal_of_memory_is_no_wrong_configuration(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="allocate"), fitting(tmp_path, tmp_path, UNET):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    with (
+        pytest.raises(RequestError, match="does not fit its configuration"),
+        fitting(tmp_path, tmp_path, UNET),
+    ):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+@pytest.mark.drill
+def test_nor_is_it_where_the_system_refuses_it() -> None:
+    """A process that may take 4 MiB more than it has when it comes to load a base of 11."""
+    program = """
+import resource, sys
+from pathlib import Path
+from pipeline.errors import UrushiError, memory_refused
+from pipeline.models.load import load_unet
+from pipeline.recipe.base import Base
+base = Path(sys.argv[1])
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (4 << 20), resource.RLIM_INFINITY))
+try:
+    load_unet(Base(checkpoint=base / "tiny.safetensors", config=base / "config"))
+except Exception as error:
+    print(isinstance(error, UrushiError), memory_refused(error) is not None)
+"""
+    base = Path(__file__).parents[2] / "demo" / "base"
+    ended = subprocess.run([sys.executable, "-c", program, base], capture_output=True, text=True)
+    assert ended.stdout.split() == ["False", "True"], ended.stderr

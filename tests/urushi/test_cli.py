@@ -171,6 +171,13 @@ main()
         ("pipeline.errors.BusyError('busy')", 1, "urushi: busy\n"),
         ("merge.MergeError('no match', 2)", 2, "urushi: no match\n"),
         ("merge.MergeError('no room', 3)", 3, "urushi: no room\n"),
+        ("MemoryError()", 1, "urushi: There is not enough memory (Python was refused some). What"),
+        (
+            "RuntimeError('could not create a primitive')",
+            1,
+            "urushi: There is not enough memory (could not create a primitive). What was finished",
+        ),
+        ("RuntimeError('could not create a primitive descriptor')", 1, "Traceback"),
         ("ZeroDivisionError('our bug')", 1, "Traceback"),
     ],
 )
