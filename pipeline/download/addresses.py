@@ -37,19 +37,27 @@ class Reach:
         """Whether `address` is the public site, and not one's own that speaks its API."""
         return any(within(self.home, domain) for domain in self.domains)
 
+    @cached_property
+    def _scheme(self) -> str:
+        return urlsplit(self.address).scheme
+
+    @cached_property
+    def _allowed(self) -> tuple[str, ...]:
+        return self.domains if self.is_public else (self.home,)
+
     def file(self, url: str) -> str | None:
         """`url` made absolute, or None where it leads away from the site's own hosts."""
         try:
-            absolute = urljoin(self.address + "/", url)
-            parts, own = urlsplit(absolute), urlsplit(self.address)
+            parts = urlsplit(url)
+            if not (parts.scheme and parts.netloc):
+                parts = urlsplit(urljoin(self.address + "/", url))
             host = parts.hostname or ""
         except ValueError:
             return None
-        secure_enough = parts.scheme == "https" or parts.scheme == own.scheme == "http"
-        allowed = self.domains if self.is_public else (self.home,)
-        if not secure_enough or not any(within(host, domain) for domain in allowed):
+        secure_enough = parts.scheme == "https" or parts.scheme == self._scheme == "http"
+        if not secure_enough or not any(within(host, domain) for domain in self._allowed):
             return None
-        return absolute
+        return parts.geturl()  # And not `url`, which others might read in another way.
 
 
 class OutsideOnly(AbstractResolver):

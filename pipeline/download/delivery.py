@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,24 +19,20 @@ from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.breaker import Breaker
 from pipeline.download.choice import Wanted
 from pipeline.download.content import Unusable
-from pipeline.download.fetch import (
-    Interrupted,
-    NotAllowed,
-    NotPromised,
-    NotShown,
-    Promise,
-    StableMismatch,
-    TooQuick,
-    put_aside,
-    receive,
-    release,
-)
+from pipeline.download.fetch import Interrupted, NotAllowed, NotShown, TooQuick, receive
 from pipeline.download.landing import Landed, Landing
 from pipeline.download.pace import Pace, shared_pace
 from pipeline.download.pages import WORTH_SAYING
 from pipeline.download.parts import Part, begun_in
 from pipeline.download.patience import Patience
 from pipeline.download.posts import UNAVAILABLE, Post
+from pipeline.download.quarantine import (
+    NotPromised,
+    Promise,
+    StableMismatch,
+    aside_in,
+    release,
+)
 from pipeline.download.sites import Site
 from pipeline.download.store import State
 from pipeline.download.trouble import RESUMABLE, unreachable
@@ -78,6 +74,22 @@ class Notes:
     """The id of a post that is no more."""
 
 
+@dataclass
+class _Attempts:
+    """What has been tried for one file."""
+
+    item: Wanted
+    """As its post states it now."""
+    copies: int
+    """That came and were another picture."""
+    begun: bool
+    """Whether there may be a part of it."""
+    began: float = field(default_factory=time.monotonic)
+    interruptions: int = 0
+    pauses: int = 0
+    asked_again: bool = False
+
+
 class Delivery:
     """Fetches wanted files of one site. One per run; its tasks share it."""
 
@@ -105,7 +117,7 @@ class Delivery:
         self._paces: dict[str, Pace] = {}
         self._slots: dict[str, Slots] = {}
         self._begin()
-        self._aside = put_aside(folder)
+        self._aside = aside_in(folder)
         self._failed_in_a_row = 0
         self._unreachable = 0
 
@@ -119,7 +131,7 @@ class Delivery:
     def _begin(self) -> None:
         """What belongs to one event loop."""
         self._connections = asyncio.Semaphore(self._asked.connections)
-        self._landing = Landing(self._folder, self._asked.most_pixels)
+        self._landing = Landing(self._folder)
         self._begun = begun_in(self._folder)
 
     async def deliver(self, session: aiohttp.ClientSession, item: Wanted) -> End:
@@ -129,33 +141,36 @@ class Delivery:
             UrushiError: the site is down and stays so, or keeps us out.
             DiskFullError, RequestError: the disk refuses.
         """
-        async with self._connections:
-            part = await self._received(session, item)
-            if isinstance(part, End):
-                return part
-            # With one connection a kill costs one request: what is in memory goes to a file first.
-            # With more, the next file is received meanwhile.
-            if part.is_in_memory and self._asked.connections == 1:
-                await asyncio.to_thread(part.keep)
-        try:
-            landed = await self._landing.land(part, item.md5)
-        except Unusable as error:
-            return End("bad_content", str(error))
-        if item.md5 in self._aside:
-            release(self._folder, item.md5)
-        return End("have", landed=landed)
-
-    async def _received(self, session: aiohttp.ClientSession, item: Wanted) -> Part | End:
-        """The bytes of a file, or its end without them. Raises as `deliver`."""
-        interruptions = pauses = 0
-        copies, begun = int(item.md5 in self._aside), item.md5 in self._begun
-        asked_again = False
-        began = time.monotonic()
+        tries = _Attempts(item, int(item.md5 in self._aside), item.md5 in self._begun)
         while True:
+            async with self._connections:
+                part = await self._received(session, tries)
+                if isinstance(part, End):
+                    return part
+                # With one connection a kill costs one request: what is in memory goes to a file
+                # first. With more, the next file is received meanwhile.
+                if part.is_in_memory and self._asked.connections == 1:
+                    await asyncio.to_thread(part.keep)
+            try:
+                landed = await self._landing.land(part, self._promise(tries.item))
+            except Unusable as error:
+                return End("bad_content", str(error))
+            except NotPromised as error:
+                end = self._another_copy(tries, error)
+                if end is not None:
+                    return end
+                continue
+            if item.md5 in self._aside:
+                release(self._folder, item.md5)
+            return End("have", landed=landed)
+
+    async def _received(self, session: aiohttp.ClientSession, tries: _Attempts) -> Part | End:
+        """The bytes of a file, or its end without them. Raises as `deliver`."""
+        while True:
+            item = tries.item
             url = self._site.file_url(item.file_url or "") if item.file_url else None
             if url is None:
                 return End("refused", "the address of its file is none of the site's")
-            promise = Promise(item.md5, item.bytes, self._asked.most_pixels)
             await self._breaker.ready()
             try:
                 async with self._turn(urlsplit(url).netloc):
@@ -163,56 +178,63 @@ class Delivery:
                         session,
                         self._site,
                         url,
-                        promise,
+                        self._promise(item),
                         self._folder,
                         self._patience,
-                        fresh=copies > 0 or asked_again,
-                        begun=begun,
+                        fresh=tries.copies > 0 or tries.asked_again,
+                        begun=tries.begun,
                     )
                 self._answered()
                 return part
             except NotAllowed as error:
                 self._answered()
                 return End("refused", str(error))
-            except StableMismatch as error:
-                self._answered()
-                return End("bad_content", str(error))
             except NotPromised as error:
                 self._answered()
-                copies += 1
-                self._aside.add(item.md5)
-                self._notes.attempted(item.md5, str(error))
-                if copies >= COPIES:
-                    return End("bad_content", str(error))
+                end = self._another_copy(tries, error)
+                if end is not None:
+                    return end
             except TooQuick as error:
                 self._breaker.worked()
-                pauses += 1
-                self._pause(url, error, pauses)
+                tries.pauses += 1
+                self._pause(url, error, tries.pauses)
             except NotShown as error:
                 self._answered()
                 self._notes.attempted(item.md5, str(error))
-                if asked_again:
+                if tries.asked_again:
                     return End("hidden" if error.status == 403 else "gone", str(error))
-                asked_again = True
+                tries.asked_again = True
                 found = await self._look_again(item)
                 if isinstance(found, End):
                     return found
-                item = found
+                tries.item = found
             except Interrupted as error:
-                took = time.monotonic() - began
-                if self._is_sites_trouble(error, interruptions + 1, took):
-                    interruptions = 0
+                took = time.monotonic() - tries.began
+                if self._is_sites_trouble(error, tries.interruptions + 1, took):
+                    tries.interruptions = 0
                     continue
                 if not error.unreachable:
-                    interruptions += 1
+                    tries.interruptions += 1
                     self._notes.attempted(item.md5, str(error))
-                if interruptions >= self._patience.tries:
+                if tries.interruptions >= self._patience.tries:
                     self._failed_in_a_row += 1
                     return End("failed", str(error))
-                waits = max(1, interruptions, self._unreachable)
+                waits = max(1, tries.interruptions, self._unreachable)
                 await asyncio.sleep(self._patience.wait(waits, self._rng))
             finally:
-                begun = True
+                tries.begun = True
+
+    def _promise(self, item: Wanted) -> Promise:
+        return Promise(item.md5, item.bytes, self._asked.most_pixels)
+
+    def _another_copy(self, tries: _Attempts, error: NotPromised) -> End | None:
+        """The end of a file of which a copy came that is another picture; None: fetch it again."""
+        if isinstance(error, StableMismatch):
+            return End("bad_content", str(error))
+        tries.copies += 1
+        self._aside.add(tries.item.md5)
+        self._notes.attempted(tries.item.md5, str(error))
+        return End("bad_content", str(error)) if tries.copies >= COPIES else None
 
     @asynccontextmanager
     async def _turn(self, host: str) -> AsyncIterator[None]:

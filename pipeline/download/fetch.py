@@ -8,8 +8,6 @@ called notes it in the store after that.
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from urllib.parse import urljoin
@@ -25,6 +23,7 @@ from pipeline.download.md5 import new_md5
 from pipeline.download.pages import NOT_THERE, THROTTLED
 from pipeline.download.parts import WORTH_RESUMING, Part, part_of
 from pipeline.download.patience import Patience
+from pipeline.download.quarantine import NotPromised, Promise, put_aside
 from pipeline.download.sites import Site
 from pipeline.download.trouble import no_room_for, not_itself, reason
 from pipeline.errors import UrushiError
@@ -65,26 +64,8 @@ class NotShown(Exception):
         self.status = status
 
 
-class NotPromised(Exception):
-    """What came, whole, is not the file that the post states."""
-
-
-class StableMismatch(NotPromised):
-    """It is the same other picture as the last time: what the site has is not what it says."""
-
-
 class NotAllowed(Exception):
     """The file may not be fetched, or not be used."""
-
-
-@dataclass(frozen=True)
-class Promise:
-    """A file as a post states it."""
-
-    md5: str
-    bytes: int | None
-    most_pixels: int
-    """Refused beyond."""
 
 
 def open_session(site: Site, patience: Patience, connections: int) -> aiohttp.ClientSession:
@@ -116,6 +97,9 @@ async def receive(
 ) -> Part:
     """The bytes at `url`, as Site.file_url gave it, in a part; goes on with what there is of it.
 
+    Those of a part that is in memory have not been hashed: `Landing` does that, in a thread, for
+    many at a time.
+
     `fresh` asks caches on the way to stand aside, and begins at the first byte. `begun` is False
     where there can be no part yet: the disk is not asked then.
 
@@ -132,7 +116,7 @@ async def receive(
             part.discard()
         elif begun and part.path.exists():
             await asyncio.to_thread(part.resume)
-            if await part.md5.settle() == promise.md5:
+            if await part.digest() == promise.md5:
                 return part  # Killed after the last byte.
         await _stream(session, site, url, promise, folder, part, patience, fresh)
     return part
@@ -156,11 +140,6 @@ def adopt(path: Path, md5: str, most_pixels: int) -> Landed | None:
         return None
 
 
-def put_aside(folder: DatasetFolder) -> set[str]:
-    """The md5s under which copies came that were another picture."""
-    return {path.name.partition(".")[0] for path in folder.quarantine.glob("*.*.*")}
-
-
 async def _stream(
     session: aiohttp.ClientSession,
     site: Site,
@@ -171,7 +150,7 @@ async def _stream(
     patience: Patience,
     fresh: bool,
 ) -> None:
-    """The body into the part, until its md5 is right."""
+    """The body into the part; if it is not in memory, until its md5 is right."""
     headers = {"Cache-Control": "no-cache"} if fresh else {}
     response = await _open(session, site, url, headers | part.question(), patience)
     try:
@@ -183,8 +162,9 @@ async def _stream(
         raise
     finally:
         response.close()
-    digest = await part.md5.settle()
-    if digest == promise.md5:
+    if broken is None and part.is_in_memory:
+        return  # Landing hashes it.
+    if await part.digest() == promise.md5:
         return
     if broken is not None:
         part.close()
@@ -194,7 +174,7 @@ async def _stream(
     if resumed:
         part.discard()  # Two copies, one behind the other: not one that could be compared with.
         raise Interrupted("its parts do not fit together")
-    raise await asyncio.to_thread(_put_aside, part, digest, folder, promise)
+    raise await asyncio.to_thread(put_aside, part, promise, folder)
 
 
 def _begin(response: aiohttp.ClientResponse, part: Part, promise: Promise) -> None:
@@ -237,22 +217,24 @@ async def _receive(
     where a server closes in a way that reads as an error after the last byte."""
     most = MOST_BYTES if promise.bytes is None else promise.bytes
     since, then = monotonic(), part.length
-    try:
-        async for chunk in _chunks(response):
-            if part.length + len(chunk) > most:
-                part.discard()
-                raise NotPromised("it is longer than the post states")
-            part.write(chunk)
-            if part.md5.is_behind:
-                await part.md5.settle()
-            now = monotonic()
-            if now - since >= patience.slow_for:
-                if part.length - then < patience.slow * (now - since):
-                    return Interrupted("it comes too slowly")
-                since, then = now, part.length
-    except Interrupted as error:
-        return error
-    return None
+    while True:
+        try:  # The network's errors alone: the disk's are the caller's.
+            chunk = await response.content.read(CHUNK)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            return Interrupted(reason(error))
+        if not chunk:
+            return None
+        if part.length + len(chunk) > most:
+            part.discard()
+            raise NotPromised("it is longer than the post states")
+        part.write(chunk)
+        if part.md5.is_behind:
+            await part.md5.settle()
+        now = monotonic()
+        if now - since >= patience.slow_for:
+            if part.length - then < patience.slow * (now - since):
+                return Interrupted("it comes too slowly")
+            since, then = now, part.length
 
 
 async def _open(
@@ -300,40 +282,3 @@ async def _open(
     if status in (*NOT_THERE, 403, 410):
         raise NotShown(status)
     raise Interrupted(f"HTTP {status}")
-
-
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The body's bytes, the network's errors told apart from the disk's."""
-    try:
-        async for chunk in response.content.iter_chunked(CHUNK):
-            yield chunk
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-        raise Interrupted(reason(error)) from error
-
-
-def _put_aside(part: Part, digest: str, folder: DatasetFolder, promise: Promise) -> NotPromised:
-    """What to raise over a whole file of another md5; a picture is kept, to be compared with."""
-    part.keep()
-    if promise.bytes is not None and part.length < promise.bytes:
-        part.discard()
-        return NotPromised("it is shorter than the post states")
-    why = f"its bytes have the md5 {digest}"
-    try:
-        extension = glance(part.path, EXTENSIONS, promise.most_pixels).extension
-    except Unusable:
-        part.discard()
-        return NotPromised(why)
-    aside = folder.quarantine / f"{promise.md5}.{digest}.{extension}"
-    if aside.is_file():
-        part.discard()
-        return StableMismatch(f"stable mismatch: {why}, twice; see {aside.name} in quarantine")
-    aside.parent.mkdir(parents=True, exist_ok=True)
-    part.path.rename(aside)
-    part.forget()
-    return NotPromised(why)
-
-
-def release(folder: DatasetFolder, md5: str) -> None:
-    """Removes what was put aside for a file that has come after all."""
-    for aside in folder.quarantine.glob(f"{md5}.*"):
-        aside.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Received parts to their places under originals/: fsync, the new name, the folder's fsync.
+"""Received parts to their places under originals/: md5, fsync, the new name, the folder's fsync.
 
 In threads, because all of it waits for the disk, and as many parts at a time as have come by then:
-handing a thread one small file costs as much as fetching it.
+to hand a thread one small file costs as much as to fetch it.
 """
 
 import asyncio
@@ -17,13 +17,20 @@ from pipeline.artefacts.files import sync_folder, translated
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.content import EXTENSIONS, Picture, Unusable, glance, glance_into
 from pipeline.download.parts import Part
+from pipeline.download.quarantine import Promise, put_aside
 
-LANES = 1
-"""Threads that land at the same time."""
+LANES = 3
+"""Threads that land at the same time: while one waits for the disk, another hashes."""
+GATHERING = 0.01
+"""Seconds for which the first of several parts waits for the others. Nothing is held up by it:
+others are received meanwhile."""
 MANY = 4
-MOST_TOGETHER = 8 * 1024 * 1024
+MOST_TOGETHER = 16 * 1024 * 1024
 """From so many parts on, and up to so many bytes of them, one call for the whole file system is
 cheaper than two for each part."""
+
+SYNCFS = getattr(ctypes.CDLL(None), "syncfs", None)
+"""The call for a whole file system, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -37,35 +44,40 @@ class Landed:
 @dataclass(frozen=True)
 class _Arrival:
     part: Part
-    md5: str
+    promise: Promise
     end: "asyncio.Future[Landed]"
 
 
 class Landing:
     """Where the parts of one dataset go. Used from one event loop at a time."""
 
-    def __init__(self, folder: DatasetFolder, most_pixels: int) -> None:
+    def __init__(self, folder: DatasetFolder) -> None:
         self._folder = folder
-        self._most_pixels = most_pixels
         self._waiting: list[_Arrival] = []
+        self._gathering = False
         self._lanes = 0
         self._made: set[Path] = set()
 
-    async def land(self, part: Part, md5: str) -> Landed:
-        """A part of the right md5 to originals/ab/cd/MD5.ext.
+    async def land(self, part: Part, promise: Promise) -> Landed:
+        """A whole part to originals/ab/cd/MD5.ext, if its md5 is the one that was promised.
 
         Raises:
+            NotPromised, StableMismatch: it is not; a picture is put aside.
             Unusable: it is no usable picture; the part is removed.
             DiskFullError, RequestError: the disk refuses.
         """
         end: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Arrival(part, md5, end))
-        self._go()
+        self._waiting.append(_Arrival(part, promise, end))
+        self._gather()
         return await end
 
+    def _gather(self) -> None:
+        if self._waiting and not self._gathering and self._lanes < LANES:
+            self._gathering = True
+            asyncio.get_running_loop().call_later(GATHERING, self._go)
+
     def _go(self) -> None:
-        if not self._waiting or self._lanes >= LANES:
-            return
+        self._gathering = False
         self._lanes += 1
         arrivals, self._waiting = self._waiting, []
         work = asyncio.get_running_loop().run_in_executor(None, self._settle_all, arrivals)
@@ -80,7 +92,7 @@ class Landing:
                 arrival.end.set_exception(end)
             else:
                 arrival.end.set_result(end)
-        self._go()
+        self._gather()
 
     def _settle_all(self, arrivals: Sequence[_Arrival]) -> list[Landed | Exception]:
         """The ends of `arrivals`, of which each is waited for: whatever happens, they are told."""
@@ -97,8 +109,8 @@ class Landing:
         for arrival in arrivals:
             path = arrival.part.path
             with _noted(ends, path):
-                picture = self._kept(arrival.part)
-                places[path] = self._folder.original(arrival.md5, picture.extension)
+                picture = self._kept(arrival.part, arrival.promise)
+                places[path] = self._folder.original(arrival.promise.md5, picture.extension)
                 ends[path] = Landed(picture, arrival.part.length)
         size = sum(end.bytes for end in ends.values() if isinstance(end, Landed))
         one_call = len(places) >= MANY and size <= MOST_TOGETHER and self._sync_all()
@@ -127,25 +139,25 @@ class Landing:
             os.rename(path, final)
 
     def _sync_all(self) -> bool:
-        """Whether all that was written to this file system was brought to the disk, by one call
-        where the system has it."""
-        call = getattr(ctypes.CDLL(None), "syncfs", None)
-        if call is None:
+        """Whether all that was written to this file system was brought to the disk by one call."""
+        if SYNCFS is None:
             return False
         descriptor = os.open(self._folder.root, os.O_RDONLY)
         try:
-            return bool(call(descriptor) == 0)
+            return bool(SYNCFS(descriptor) == 0)
         finally:
             os.close(descriptor)
 
-    def _kept(self, part: Part) -> Picture:
+    def _kept(self, part: Part, promise: Promise) -> Picture:
+        if part.digest_at_once() != promise.md5:
+            raise put_aside(part, promise, self._folder)
         content = part.in_memory
         try:
             if content is None:
                 part.keep()
-                return glance(part.path, EXTENSIONS, self._most_pixels)
+                return glance(part.path, EXTENSIONS, promise.most_pixels)
             # Before the file is made: to open one costs more than to look into it.
-            picture = glance_into(BytesIO(content), EXTENSIONS, self._most_pixels)
+            picture = glance_into(BytesIO(content), EXTENSIONS, promise.most_pixels)
         except Unusable:
             part.discard()
             raise

@@ -43,6 +43,10 @@ class Md5:
         """Whether more waits than should be kept in memory: then `settle`."""
         return self._fed - self._hashed > MOST_BEHIND
 
+    def at_once(self) -> str:
+        """The md5 of all that came, as 32 digits, where nothing waits to be hashed."""
+        return self._hash.hexdigest()
+
     async def settle(self) -> str:
         """The md5 of all that came, as 32 digits."""
         while self._job is not None:

@@ -37,10 +37,10 @@ MIB = 1024 * 1024
 ROOM = 1.05
 """Of the bytes that are still to come, free space that must be there."""
 
-LANDING = 64
+LANDING = 192
 """Files that may be on their way to the disk beside those that are received: what comes together is
 brought to the disk together."""
-TOGETHER = 32
+TOGETHER = 128
 SECONDS_APART = 0.5
 """Files that landed are noted by so many at once, or after so long."""
 

@@ -27,9 +27,11 @@ class Part:
     length: int = 0
     """Bytes that are there."""
     md5: Md5 = field(default_factory=Md5)
-    """Of them."""
+    """Of those that are in the file. See `digest`."""
     _handle: BinaryIO | None = None
     _held: list[bytes] = field(default_factory=list)
+    _hashed: int = 0
+    """Of the chunks that are held."""
     _name: str | None = None
     _named: bool = False
     """Whether there may be a file that names the server's copy."""
@@ -62,8 +64,9 @@ class Part:
     def restart(self, validator: str | None, length: int | None) -> None:
         """Begins at the first byte of the copy that `validator` names, of `length` bytes."""
         self.close()
-        self.length, self.md5 = 0, Md5()
-        self._held = []
+        if self.length:
+            self.length, self.md5 = 0, Md5()
+        self._held, self._hashed = [], 0
         self._name = validator if length is None or length > WORTH_RESUMING else None
 
     def go_on(self) -> None:
@@ -77,10 +80,24 @@ class Part:
             self.md5.follow(chunk)
             _write(self._handle, chunk)
             return
-        self.md5.update(chunk)
         self._held.append(chunk)
         if self.length >= WORTH_RESUMING:
             self._spill()
+
+    async def digest(self) -> str:
+        """The md5 of all that came, as 32 digits."""
+        self._hash_held()
+        return await self.md5.settle()
+
+    def digest_at_once(self) -> str:
+        """The same of a part in memory, or of one of which it is known already."""
+        self._hash_held()
+        return self.md5.at_once()
+
+    def _hash_held(self) -> None:
+        for chunk in self._held[self._hashed :]:
+            self.md5.update(chunk)
+        self._hashed = len(self._held)
 
     @property
     def in_memory(self) -> bytes | None:
@@ -102,12 +119,13 @@ class Part:
             self._handle = None
 
     def _spill(self) -> None:
+        self._hash_held()
         try:
             self._handle = open(self.path, "wb", buffering=0)  # noqa: SIM115 - until close().
         except FileNotFoundError:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = open(self.path, "wb", buffering=0)  # noqa: SIM115
-        held, self._held = self._held, []
+        held, self._held, self._hashed = self._held, [], 0
         for chunk in held:
             _write(self._handle, chunk)
         if self._name:
@@ -126,7 +144,7 @@ class Part:
         """Removes what there is."""
         self._named = True
         self.close()
-        self._held = []
+        self._held, self._hashed = [], 0
         self.path.unlink(missing_ok=True)
         self.forget()
         self.length, self.md5 = 0, Md5()

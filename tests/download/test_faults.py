@@ -22,10 +22,11 @@ from demo.booru_posts import post_json
 from demo.corpus import Corpus, Post
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download import originals
-from pipeline.download.fetch import Promise, open_session, receive
+from pipeline.download.fetch import open_session, receive
 from pipeline.download.landing import Landing
 from pipeline.download.parts import Part, part_of
 from pipeline.download.patience import Patience
+from pipeline.download.quarantine import Promise
 from pipeline.download.sites import Site, dialect_of
 from pipeline.errors import BusyError, DiskFullError, RequestError, UrushiError
 
@@ -422,7 +423,7 @@ def test_a_full_disk_ends_with_its_own_error_and_leaves_nothing(
             part = await receive(
                 session, site, url, promise, folder, Patience(), fresh=False, begun=True
             )
-            await Landing(folder, 10**8).land(part, victim.md5)
+            await Landing(folder).land(part, promise)
 
     with pytest.raises(DiskFullError):
         asyncio.run(attempt())

@@ -19,10 +19,11 @@ from demo.booru import BooruServer, running
 from demo.booru_faults import Fault, Hit
 from demo.corpus import Corpus, Post
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.fetch import Promise, open_session, receive
+from pipeline.download.fetch import open_session, receive
 from pipeline.download.md5 import Md5
 from pipeline.download.parts import WORTH_RESUMING, part_of
 from pipeline.download.patience import Patience
+from pipeline.download.quarantine import Promise
 from pipeline.download.sites import Site, dialect_of
 from pipeline.errors import UrushiError
 
