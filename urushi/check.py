@@ -96,10 +96,12 @@ def _traps(job: Job, base: BaseFacts | None = None) -> Iterator[Trap]:
     place = next(p for p in (job.workspace.root, *job.workspace.root.parents) if p.exists())
     free = shutil.disk_usage(place).free
     if needed is not None and needed > free:
+        least = job.build.rounds.keep in ("last", "none")
+        fewer = "" if least else ', or set [rounds].keep = "last"'
         yield Trap(
             "disk",
             f"The build may take {size(needed)} and {place} has {size(free)} left. Free some, "
-            'choose another --workspace, or set [rounds].keep = "last".',
+            f"or choose another --workspace{fewer}.",
         )
 
 

@@ -55,8 +55,9 @@ def require_room(job: Job) -> None:
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if free < MARGIN * size:
+        least = job.recipe.rounds.keep in ("last", "none")
+        fewer = "" if least else ', or keep fewer of them ([rounds].keep = "last")'
         raise DiskFullError(
             f"{free / MIB:,.0f} MiB are free at {root}, and a round's checkpoint takes "
-            f"{MARGIN * size / MIB:,.0f}. Free some, or keep fewer of them: "
-            '[rounds].keep = "last".'
+            f"{MARGIN * size / MIB:,.0f}. Free some{fewer}, and run the same command again."
         )

@@ -160,12 +160,16 @@ def test_a_budget_of_time_ends_the_build_and_says_so(fresh_job: JobMaker) -> Non
     assert job.folder.final.exists()
 
 
+@pytest.mark.parametrize(
+    ("policy", "remedy"),
+    [("all", r"Free some, or keep fewer of them \(\[rounds\]\.keep"), ("last", r"Free some, and")],
+)
 def test_no_room_is_told_before_a_round_is_trained(
-    fresh_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+    fresh_job: JobMaker, monkeypatch: pytest.MonkeyPatch, policy: str, remedy: str
 ) -> None:
-    job = fresh_job()
+    job = fresh_job(("[rounds]\n", f'[rounds]\nkeep = "{policy}"\n'))
     monkeypatch.setattr(keep, "MARGIN", 1e12)
-    with pytest.raises(DiskFullError, match="a round's checkpoint takes"):
+    with pytest.raises(DiskFullError, match=rf"a round's checkpoint takes [\d,]+\. {remedy}"):
         stage.parts(job)[0].run(job, Silent())
     assert not job.folder.round(1).train.exists()
 
