@@ -160,6 +160,11 @@ class Delivery:
                 if end is not None:
                     return end
                 continue
+            except FileNotFoundError:
+                tries.interruptions += 1
+                if tries.interruptions >= self._patience.tries:
+                    return End("failed", "it was removed while it was on its way to its place")
+                continue
             if item.md5 in self._aside:
                 release(self._folder, item.md5)
             return End("have", landed=landed)

@@ -107,7 +107,7 @@ class Part:
     def keep(self) -> None:
         """Puts what is held in memory into the file, which a kill then leaves as it is."""
         try:
-            if self._held or not self.path.exists():
+            if self._held or not self.length:
                 self._spill()
         finally:
             self.close()

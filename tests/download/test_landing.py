@@ -89,6 +89,32 @@ def test_what_is_in_memory_is_hashed_beside_the_loop(tmp_path: Path, monkeypatch
     assert threading.get_ident() not in threads
 
 
+def test_what_is_removed_before_it_lands_is_no_empty_picture(tmp_path: Path) -> None:
+    folder, content = DatasetFolder(tmp_path), png(7)
+
+    async def landed() -> Landed:
+        part = came(folder, content, md5_of(content))
+        part.keep()
+        part.path.unlink()
+        return await Landing(folder).land(part, Promise(md5_of(content), None, 10**6))
+
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(landed())
+    assert list(folder.parts.iterdir()) == []
+
+
+def test_a_file_of_no_bytes_is_no_picture(tmp_path: Path) -> None:
+    folder = DatasetFolder(tmp_path)
+
+    async def landed() -> Landed:
+        part = part_of(folder, md5_of(b""))
+        part.restart(None, 0)
+        return await Landing(folder).land(part, Promise(part.path.stem, 0, 10**6))
+
+    with pytest.raises(Unusable, match="empty"):
+        asyncio.run(landed())
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_as_many_lanes_as_there_are_land_all_that_comes(
     tmp_path: Path, monkeypatch, lanes: int

@@ -17,6 +17,7 @@ from demo.corpus import Corpus
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.landing import MANY, Landed, Landing
 from pipeline.download.parts import part_of
+from pipeline.download.quarantine import Promise
 from pipeline.errors import UrushiError
 
 FULL = OSError(errno.EMFILE, "Too many open files")
@@ -76,19 +77,19 @@ def test_whoever_waits_for_files_to_land_hears_of_what_stops_them(
     monkeypatch.setattr(os, "open", full)
 
     async def land() -> list[Landed | BaseException]:
-        landing = Landing(folder, 10**8)
+        landing = Landing(folder)
         arrivals = []
-        for md5 in sorted(corpus.wanted())[: MANY + 1]:
+        for md5 in sorted(corpus.wanted())[:MANY]:
             part = part_of(folder, md5)
             part.restart(None, None)
             part.write(corpus.files[md5])
-            arrivals.append(landing.land(part, md5))
+            arrivals.append(landing.land(part, Promise(md5, None, 10**8)))
         async with asyncio.timeout(10):
             return await asyncio.gather(*arrivals, return_exceptions=True)
 
-    first, *others = asyncio.run(land())
-    assert isinstance(first, Landed)  # It goes alone; the others together behind it.
-    assert all(isinstance(end, UrushiError) and "ulimit -n" in str(end) for end in others)
+    ends = asyncio.run(land())
+    assert len(ends) == MANY
+    assert all(isinstance(end, UrushiError) and "ulimit -n" in str(end) for end in ends)
 
 
 def test_a_question_that_cannot_be_sent_is_no_sites_trouble(
