@@ -123,6 +123,7 @@ class Delivery:
 
     def close(self) -> None:
         """Gives back what is shared with other processes. Another event loop may then begin."""
+        self._landing.close()
         for slots in self._slots.values():
             slots.close()
         self._slots.clear()

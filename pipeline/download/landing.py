@@ -54,7 +54,7 @@ class Landing:
     def __init__(self, folder: DatasetFolder) -> None:
         self._folder = folder
         self._waiting: list[_Arrival] = []
-        self._gathering = False
+        self._gathering: asyncio.TimerHandle | None = None
         self._lanes = 0
         self._made: set[Path] = set()
 
@@ -71,13 +71,18 @@ class Landing:
         self._gather()
         return await end
 
+    def close(self) -> None:
+        """Begins nothing more: no one waits any longer."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+        self._waiting = []
+
     def _gather(self) -> None:
-        if self._waiting and not self._gathering and self._lanes < LANES:
-            self._gathering = True
-            asyncio.get_running_loop().call_later(GATHERING, self._go)
+        if self._waiting and self._gathering is None and self._lanes < LANES:
+            self._gathering = asyncio.get_running_loop().call_later(GATHERING, self._go)
 
     def _go(self) -> None:
-        self._gathering = False
+        self._gathering = None
         self._lanes += 1
         arrivals, self._waiting = self._waiting, []
         work = asyncio.get_running_loop().run_in_executor(None, self._settle_all, arrivals)

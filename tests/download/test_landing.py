@@ -115,6 +115,24 @@ def test_a_file_of_no_bytes_is_no_picture(tmp_path: Path) -> None:
         asyncio.run(landed())
 
 
+def test_nothing_is_begun_behind_its_end(tmp_path: Path, monkeypatch) -> None:
+    """Where a run is stopped while parts wait for others: their bytes are fetched another time."""
+    monkeypatch.setattr(landing, "GATHERING", 0.05)
+    folder = DatasetFolder(tmp_path)
+
+    async def stopped() -> None:
+        places = Landing(folder)
+        part = came(folder, png(1), md5_of(png(1)))
+        landed = asyncio.create_task(places.land(part, Promise(part.path.stem, None, 10**6)))
+        await asyncio.sleep(0)
+        landed.cancel()
+        places.close()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(stopped())
+    assert not folder.originals.exists()
+
+
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_as_many_lanes_as_there_are_land_all_that_comes(
     tmp_path: Path, monkeypatch, lanes: int
