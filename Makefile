@@ -32,14 +32,14 @@ test: setup
 	$(BIN)/ruff check $(ROOMS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not drill" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m "not drill" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 drill: setup
 	$(BIN)/pytest -m drill
 
 core: setup
 	PYTHONPATH=tests/without_prefect $(BIN)/pytest -m "not drill and not prefect" --ignore=tests/flows \
-	  --numprocesses 2 --dist loadfile
+	  --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	for name in caption flows lora train merge download store rounds resize cache; do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done

@@ -94,6 +94,7 @@ def compare(asked: argparse.Namespace) -> dict[str, float]:
 
 
 def compare_in(asked: argparse.Namespace) -> dict[str, float]:
+    """All runs in `asked.folder`."""
     figures: dict[str, float] = {"connections": asked.connections}
     peaks = []
     for name, size, files in (
