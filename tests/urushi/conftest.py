@@ -1,4 +1,4 @@
-"""`urushi …` as a person types it: a process of its own."""
+"""`urushi …` as a person types it: a process of its own, or, for what it refuses, none."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from urushi.cli import main
 
 Urushi = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -24,5 +26,26 @@ def urushi(tmp_path: Path) -> Urushi:
             cwd=tmp_path,
             env={**os.environ, "URUSHI_WORKSPACE": str(tmp_path / "workspace"), **environment},
         )
+
+    return run
+
+
+@pytest.fixture
+def urushi_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Urushi:
+    """The same in this process, without the seconds in which one imports torch."""
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as here:
+            here.chdir(tmp_path)
+            here.setenv("URUSHI_WORKSPACE", str(tmp_path / "workspace"))
+            here.setattr(sys, "argv", ["urushi", *map(str, words)])
+            with pytest.raises(SystemExit) as end:
+                main()
+        told, complained = capfd.readouterr()
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(words, end.value.code, told, complained)
 
     return run

@@ -73,22 +73,22 @@ def test_help_answers_at_once(urushi: Urushi) -> None:
         assert ours - bare < most
 
 
-def test_wrong_words_end_with_2(urushi: Urushi, tmp_path: Path) -> None:
+def test_wrong_words_end_with_2(urushi_here: Urushi, tmp_path: Path) -> None:
     for words in (["polish"], ["run"], ["run", "a", "b"], ["schema", "paint"], ["merge", "--x"]):
-        ended = urushi(*words)
+        ended = urushi_here(*words)
         assert ended.returncode == 2, words
         assert "Traceback" not in ended.stderr
-    ended = urushi("run", "none.toml")
+    ended = urushi_here("run", "none.toml")
     assert ended.returncode == 2
     assert ended.stderr == "urushi: There is no recipe none.toml. `urushi new NAME` writes one.\n"
 
 
 def test_wrong_recipes_end_with_2_and_the_nearest_name(
-    urushi: Urushi, write_recipe: WriteRecipe
+    urushi_here: Urushi, write_recipe: WriteRecipe
 ) -> None:
     recipe = write_recipe("[rounds]\nstrenght = 'auto'\n")
     for verb in ("check", "plan", "run", "train", "download"):
-        ended = urushi(verb, recipe)
+        ended = urushi_here(verb, recipe)
         assert ended.returncode == 2
         assert "Did you mean strength?" in ended.stderr and "Traceback" not in ended.stderr
 

@@ -164,7 +164,7 @@ def test_what_changed_is_not_remembered(tmp_path: Path) -> None:
     Remembered(tmp_path / "taken", [path]).keep({path: "5"})
 
 
-def test_errors_of_a_merge_cross_with_their_code(urushi: Urushi, tmp_path: Path) -> None:
+def test_errors_of_a_merge_cross_with_their_code(urushi_here: Urushi, tmp_path: Path) -> None:
     (tmp_path / "base.safetensors").write_text("hello")
     header = json.dumps({}).encode()
     (tmp_path / "lora.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
@@ -179,7 +179,7 @@ def test_errors_of_a_merge_cross_with_their_code(urushi: Urushi, tmp_path: Path)
         (("o", "--report", "."), "is a folder"),
         (("o", "--report", "none/r.json"), "There is no folder"),
     ):
-        ended = urushi(*words, *more)
+        ended = urushi_here(*words, *more)
         assert (ended.returncode, "Traceback" in ended.stderr) == (2, False), ended.stderr
         assert said in ended.stderr
     assert sorted(tmp_path.iterdir()) == before

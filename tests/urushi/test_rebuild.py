@@ -138,7 +138,9 @@ def test_a_changed_round_by_its_recipe(build: Ledger, urushi: Urushi, tmp_path: 
     assert all(made[key].equal(origin[key]) for key in origin if key != WEIGHT)
 
 
-def test_what_cannot_be_rebuilt_says_why(build: Ledger, urushi: Urushi, tmp_path: Path) -> None:
+def test_what_cannot_be_rebuilt_says_why(
+    build: Ledger, urushi_here: Urushi, tmp_path: Path
+) -> None:
     folder = Workspace(tmp_path / "workspace").build("coat")
     inside = folder.root / "final.safetensors"
     for words, said in (
@@ -147,11 +149,11 @@ def test_what_cannot_be_rebuilt_says_why(build: Ledger, urushi: Urushi, tmp_path
         (("coat", "--round", "3", "--strengths", "1,x"), "'x' is not a number"),
         (("coat", "--round", "3", "--out", inside), "inside the build"),
     ):
-        ended = urushi("rebuild", *words)
+        ended = urushi_here("rebuild", *words)
         assert (ended.returncode, "Traceback" in ended.stderr) == (2, False), ended.stderr
         assert said in ended.stderr
     folder.round(1).lora.unlink()
-    ended = urushi("rebuild", "coat", "--round", "3", "--out", tmp_path / "out.safetensors")
+    ended = urushi_here("rebuild", "coat", "--round", "3", "--out", tmp_path / "out.safetensors")
     assert ended.returncode == 1
     assert "lora.safetensors of round 1 is missing" in ended.stderr
     assert not list(tmp_path.glob("*round*")) and not inside.exists()
