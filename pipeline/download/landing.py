@@ -19,11 +19,12 @@ from pipeline.download.content import EXTENSIONS, Picture, Unusable, glance, gla
 from pipeline.download.parts import Part
 from pipeline.download.quarantine import Promise, put_aside
 
-LANES = 3
-"""Threads that land at the same time: while one waits for the disk, another hashes."""
-GATHERING = 0.01
-"""Seconds for which the first of several parts waits for the others. Nothing is held up by it:
-others are received meanwhile."""
+LANES = 2
+"""Threads that land at the same time: while one waits for the disk, another hashes. More of them
+take the interpreter's lock from each other and from the loop, with every call for a file."""
+GATHERING = 0.04
+"""Seconds for which the first of several parts waits for the others, for the same reason. Nothing
+is held up by it: others are received meanwhile."""
 MANY = 4
 MOST_TOGETHER = 16 * 1024 * 1024
 """From so many parts on, and up to so many bytes of them, one call for the whole file system is
