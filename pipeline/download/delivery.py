@@ -148,9 +148,7 @@ class Delivery:
                 part = await self._received(session, tries)
                 if isinstance(part, End):
                     return part
-                # With one connection a kill costs one request: what is in memory goes to a file
-                # first. With more, the next file is received meanwhile.
-                if part.is_in_memory and self._asked.connections == 1:
+                if part.is_in_memory and self._one_by_one:
                     await asyncio.to_thread(part.keep)
             try:
                 landed = await self._landing.land(part, self._promise(tries.item))
@@ -189,6 +187,7 @@ class Delivery:
                         self._patience,
                         fresh=tries.copies > 0 or tries.asked_again,
                         begun=tries.begun,
+                        at_once=self._one_by_one,
                     )
                 self._answered()
                 return part
@@ -229,6 +228,12 @@ class Delivery:
                 await asyncio.sleep(self._patience.wait(waits, self._rng))
             finally:
                 tries.begun = True
+
+    @property
+    def _one_by_one(self) -> bool:
+        """With one connection a kill costs one request: what is in memory is looked at and goes to
+        a file first. With more, the next file is received meanwhile."""
+        return self._asked.connections == 1
 
     def _promise(self, item: Wanted) -> Promise:
         return Promise(item.md5, item.bytes, self._asked.most_pixels)

@@ -94,14 +94,13 @@ async def receive(
     *,
     fresh: bool,
     begun: bool,
+    at_once: bool = True,
 ) -> Part:
     """The bytes at `url`, as Site.file_url gave it, in a part; goes on with what there is of it.
 
-    Those of a part that is in memory have not been hashed: `Landing` does that, in a thread, for
-    many at a time.
-
     `fresh` asks caches on the way to stand aside, and begins at the first byte. `begun` is False
-    where there can be no part yet: the disk is not asked then.
+    where there can be no part yet: the disk is not asked then. Without `at_once`, what is in memory
+    is not looked at: `Landing` hashes it, in a thread, with others.
 
     Raises:
         Interrupted, TooQuick, NotShown: see there. The part stays.
@@ -118,7 +117,7 @@ async def receive(
             await asyncio.to_thread(part.resume)
             if await part.digest() == promise.md5:
                 return part  # Killed after the last byte.
-        await _stream(session, site, url, promise, folder, part, patience, fresh)
+        await _stream(session, site, url, promise, folder, part, patience, fresh, at_once)
     return part
 
 
@@ -149,8 +148,9 @@ async def _stream(
     part: Part,
     patience: Patience,
     fresh: bool,
+    at_once: bool,
 ) -> None:
-    """The body into the part; if it is not in memory, until its md5 is right."""
+    """The body into the part, until its md5 is right; see `receive` for `at_once`."""
     headers = {"Cache-Control": "no-cache"} if fresh else {}
     response = await _open(session, site, url, headers | part.question(), patience)
     try:
@@ -162,8 +162,8 @@ async def _stream(
         raise
     finally:
         response.close()
-    if broken is None and part.is_in_memory:
-        return  # Landing hashes it.
+    if broken is None and part.is_in_memory and not at_once:
+        return
     if await part.digest() == promise.md5:
         return
     if broken is not None:
