@@ -37,11 +37,8 @@ def planned_loras(recipe: BuildRecipe, steps: Sequence[int | None]) -> Loras | N
     Args:
         steps: of each round, in order; None where that is not known.
     """
-    each, learns, laws = (
-        lora_bytes(recipe.base, recipe.lora),
-        learning_encoders(recipe),
-        recipe.law(),
-    )
+    each = lora_bytes(recipe.base, recipe.lora)
+    learns, laws = learning_encoders(recipe), recipe.law()
     if each is None:
         return None
     if any(learns):

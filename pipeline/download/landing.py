@@ -105,7 +105,7 @@ class Landing:
         try:
             with translated(self._folder.root):
                 return self._settle(arrivals)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - the end of each item, whatever it is.
             return [error] * len(arrivals)
 
     def _settle(self, arrivals: Sequence[_Arrival]) -> list[Landed | Exception]:

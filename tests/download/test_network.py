@@ -191,7 +191,8 @@ def test_the_api_is_asked_at_the_address_that_answers_first(
         assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert len(os.listdir("/proc/self/fd")) == before + 1
     silent = first.count("::1")
-    assert silent * HEAD_START <= time.monotonic() - began < silent * HEAD_START + 2
+    # Far below the 20 s for which a silent one is waited for, however busy the machine.
+    assert silent * HEAD_START <= time.monotonic() - began < 15
 
 
 def test_of_a_name_without_an_address_that_answers_the_reason_is_told(
