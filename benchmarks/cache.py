@@ -42,9 +42,9 @@ from pipeline.cache.plan import Look, Shard, Text
 from pipeline.models.places import cache_folders
 from pipeline.pictures.placement import Placement
 from pipeline.progress import Silent
-from pipeline.recipe import Size
 from pipeline.resize import stage as resize_stage
 from pipeline.resize.shards import SHARD, shard_fingerprint, shard_folder
+from pipeline.size import Size
 
 ROOT = Path(__file__).parents[1]
 SIDE = 16

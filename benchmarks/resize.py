@@ -36,10 +36,10 @@ from PIL import Image, ImageFilter
 from pipeline.artefacts.executor import Processes
 from pipeline.pictures.placement import Placement
 from pipeline.pictures.read import read_fitted, vips_engine
-from pipeline.recipe import Size
 from pipeline.recipe.resize import Resize
 from pipeline.resize.ladder import ladders, plan_for
 from pipeline.resize.shards import Original, ShardTask, make_shard
+from pipeline.size import Size
 
 SIZE = Size(2000, 2800)
 LADDERS = ladders(Resize())

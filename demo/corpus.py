@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from demo.drawings import CHARACTERS, Scene, draw, lacquer_scene
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 Flaw = Literal[
     "deleted", "hidden", "double", "mismatch", "truncated", "missing", "animated", "video"

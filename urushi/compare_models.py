@@ -22,10 +22,10 @@ from pipeline.preview.axes import Arrangement, Axis, Variant, arrange
 from pipeline.preview.grid import write_grid
 from pipeline.preview.sample import is_sampled, picture_paths, sample, sample_fingerprint, settings
 from pipeline.progress import Progress
-from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.shots import shots
+from pipeline.size import Size
 from urushi.progress import Terminal
 
 SIDES = {"sd15": 512, "sdxl": 1024}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artefacts.same import Same
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 ALIKE = 4
 """Bits by which the hashes of alike pictures may differ."""

@@ -15,7 +15,7 @@ from pipeline.cache.plan import Look
 from pipeline.pictures.placement import Placement
 from pipeline.pictures.read import read_alpha, read_fitted, read_mask, vips_engine
 from pipeline.pictures.unreadable import Unreadable
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What Pillow raises for files that are missing, cut short or something else."""

@@ -12,8 +12,8 @@ from pipeline.artefacts.masks import Mask
 from pipeline.artefacts.records import CaptionRecord, ResizedRecord
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.pictures.placement import Placement
-from pipeline.recipe import Size
 from pipeline.recipe.cache import Cache
+from pipeline.size import Size
 
 FLOAT16 = 2
 """Bytes of a cached number."""

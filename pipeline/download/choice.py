@@ -18,7 +18,7 @@ from pipeline.download.moments import now
 from pipeline.download.rules import Rules
 from pipeline.download.store import Crawl, State, Store
 from pipeline.download.verdicts import HIDDEN, UNTOLD, judge, verdict
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 CHUNK = 1000
 """Rows read at a time. Between them the store may be written to."""

@@ -22,7 +22,7 @@ from PIL.ImageFile import ImageFile
 
 from pipeline.artefacts.files import OF_THE_MACHINE
 from pipeline.download.likeness import Looks, looks
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 EXTENSIONS = ("jpg", "png", "webp")
 """What is taken from boorus, by its magic bytes."""

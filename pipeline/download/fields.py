@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.download.posts import Malformed
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 LARGEST = 2**63 - 1
 """Of a number that SQLite holds."""

@@ -32,7 +32,7 @@ from pipeline.errors import RequestError
 from pipeline.progress import Progress
 from pipeline.recipe import DatasetRecipe
 from pipeline.recipe.dataset import Folder
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 SUFFIXES = frozenset(f".{extension}" for extension in (*FOLDER_EXTENSIONS, "jpeg"))
 SIDECAR = ".txt"

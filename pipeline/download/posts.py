@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pipeline.download.terms import Search
 from pipeline.recipe.dataset import Download
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 Status = Literal["active", "pending", "flagged", "deleted", "banned", "missing"]
 """missing: the site once showed the post and no longer knows it."""

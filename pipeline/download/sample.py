@@ -23,7 +23,7 @@ from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.booru import Visit
 from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, thumbnail
 from pipeline.errors import UrushiError
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 COLUMNS = 5
 SIDE = 240

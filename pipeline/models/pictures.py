@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 RESCALE = 0.7
 """Without it, guidance overexposes what a model of zero terminal SNR draws (Lin et al. 2023, arXiv

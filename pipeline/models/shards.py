@@ -16,7 +16,7 @@ from pipeline.artefacts.receipts import lost, read_receipt
 from pipeline.artefacts.records import LatentRecord, TextRecord, read_records
 from pipeline.errors import RequestError, UrushiError
 from pipeline.models.places import EMPTY_CAPTION
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 AnyShardRecord = TypeVar("AnyShardRecord", LatentRecord, TextRecord)
 

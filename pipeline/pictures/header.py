@@ -10,7 +10,7 @@ from typing import BinaryIO
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.pictures.unreadable import Unreadable
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """What is read, as Pillow calls it."""

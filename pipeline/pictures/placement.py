@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from pipeline.pictures.header import MAX_BYTES, header_of, read_header
 from pipeline.pictures.placement import Placement, Plan
 from pipeline.pictures.quiet import quiet_decoders
 from pipeline.pictures.unreadable import Unreadable
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 EngineName = Literal["vips", "pillow"]
 

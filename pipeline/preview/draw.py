@@ -18,10 +18,10 @@ from pipeline.models.load import load_pipeline, text_of
 from pipeline.models.pictures import decoded, initial_noise, rescale_of, to_image
 from pipeline.models.text import TextStack
 from pipeline.progress import Bar, Progress
-from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.shots import shots
+from pipeline.size import Size
 
 ON_GPU, ON_CPU = ("cuda", torch.float16), ("cpu", torch.float32)
 """Half precision halves what an SDXL takes of a GPU: 7 GB, not 14; a CPU would only emulate it."""

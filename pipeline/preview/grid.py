@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.artefacts.files import atomic
 from pipeline.errors import UrushiError
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 Colour = tuple[int, int, int]
 

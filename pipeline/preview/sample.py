@@ -12,10 +12,10 @@ from pipeline.artefacts.files import atomic, translated
 from pipeline.artefacts.identity import fingerprint
 from pipeline.artefacts.receipts import NAME, done, write_receipt
 from pipeline.progress import Progress
-from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.shots import shots
+from pipeline.size import Size
 
 VERSION = 3
 """Raised when the same settings would draw other pictures."""

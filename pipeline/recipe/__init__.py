@@ -9,13 +9,11 @@ from pipeline.recipe.build import BuildRecipe
 from pipeline.recipe.dataset import DatasetRecipe
 from pipeline.recipe.load import load_any, load_build, load_dataset
 from pipeline.recipe.rounds import RoundLaw
-from pipeline.recipe.size import Size
 
 __all__ = [
     "BuildRecipe",
     "DatasetRecipe",
     "RoundLaw",
-    "Size",
     "load_any",
     "load_build",
     "load_dataset",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.recipe.build import BuildRecipe
 from pipeline.recipe.preview import Preview
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 SIDE_STEP = 8
 """Picture sides are multiples of so many pixels, as the UNet's and VAE's halvings ask."""

@@ -11,8 +11,8 @@ from pipeline.artefacts.identity import digest_bytes
 from pipeline.errors import RequestError
 from pipeline.pictures.placement import Placement, Plan
 from pipeline.pictures.unreadable import Unreadable
-from pipeline.recipe import Size
 from pipeline.recipe.resize import Crop, Resize
+from pipeline.size import Size
 
 _WEBP_LONGEST = 16383
 """Pixels a side; the format has 14 bits for it."""

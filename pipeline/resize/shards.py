@@ -22,9 +22,9 @@ from pipeline.artefacts.locks import in_turn
 from pipeline.artefacts.receipts import Receipt, done, write_receipt
 from pipeline.artefacts.records import Failure, ResizedRecord, write_records
 from pipeline.pictures.placement import Placement
-from pipeline.recipe import Size
 from pipeline.recipe.resize import Format
 from pipeline.resize.ladder import Ladder, plan_for
+from pipeline.size import Size
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -33,7 +33,7 @@ from pipeline.artefacts.records import (
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.errors import UrushiError
 from pipeline.progress import Progress
-from pipeline.recipe import DatasetRecipe, Size
+from pipeline.recipe import DatasetRecipe
 from pipeline.recipe.resize import Resize
 from pipeline.resize.ladder import Ladder, is_upscaled, ladders
 from pipeline.resize.shards import (
@@ -45,6 +45,7 @@ from pipeline.resize.shards import (
     shard_fingerprint,
     shard_folder,
 )
+from pipeline.size import Size
 
 _WORTH_PROCESSES = 200_000_000
 """Pixels of originals, about four seconds of work: below that, starting processes takes longer."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.artefacts.records import ImageRecord, ResizedRecord
-from pipeline.recipe import Size
 from pipeline.resize.ladder import Ladder, is_upscaled
+from pipeline.size import Size
 
 
 @dataclass(frozen=True)

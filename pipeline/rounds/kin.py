@@ -12,8 +12,8 @@ from pipeline.artefacts.alike import Seen, alike
 from pipeline.artefacts.chain import IMAGES_FILE, LOOKS_FILE, images_receipt
 from pipeline.artefacts.job import Job
 from pipeline.artefacts.records import ImageRecord, LookRecord, read_records
-from pipeline.recipe.size import Size
 from pipeline.rounds.groups import grouped
+from pipeline.size import Size
 
 Noted = tuple[Path, str]
 """A dataset's folder of images and the digest of what is noted there, which changes in place."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.artefacts.records import LatentRecord
-from pipeline.recipe import Size
+from pipeline.size import Size
 from pipeline.train.counted import seed_of
 
 

@@ -17,8 +17,8 @@ from pipeline.errors import memory_refused
 from pipeline.models.load import load_sampler, load_text, load_vae
 from pipeline.models.pictures import decoded, initial_noise, rescale_of, to_image
 from pipeline.models.text import TextStack
-from pipeline.recipe import Size
 from pipeline.recipe.shots import Shot, sample_size, shots
+from pipeline.size import Size
 from pipeline.train.ahead import moved
 from pipeline.train.conditioning import Added, Conditioning
 from pipeline.train.run import Run

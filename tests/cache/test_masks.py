@@ -20,7 +20,8 @@ from pipeline.cache.reasons import reasons
 from pipeline.errors import RequestError
 from pipeline.models.places import cache_folders
 from pipeline.models.shards import LatentStore, open_latents
-from pipeline.recipe import DatasetRecipe, Size
+from pipeline.recipe import DatasetRecipe
+from pipeline.size import Size
 from pipeline.stages import stage
 
 RESIZE = "resolution = 64\nstep = 16\nmin_side = 32\nmax_side = 128\n"

@@ -1,8 +1,8 @@
 from pipeline.artefacts.masks import Mask
 from pipeline.artefacts.records import CaptionRecord, ResizedRecord
 from pipeline.cache.plan import latent_row_bytes, latent_shards, looks, text_row_bytes, text_shards
-from pipeline.recipe import Size
 from pipeline.recipe.cache import Cache
+from pipeline.size import Size
 
 SD15_VAE = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
 SD15_TEXT = [{"hidden_size": 768}]

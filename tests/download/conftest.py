@@ -22,7 +22,7 @@ from pipeline.download.patience import Patience
 from pipeline.download.posts import Post
 from pipeline.download.stage import run
 from pipeline.progress import Silent
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 HURRIED = Patience(
     tries=4, first_wait=0.01, throttled_wait=0.1, connect=2, silence=0.6, cool_down=0.05, outage=0

@@ -13,7 +13,7 @@ from pipeline.download.likeness import Looks
 from pipeline.download.posts import UNKNOWN, Post
 from pipeline.download.rules import Exclusion, Rules
 from pipeline.download.store import Store
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 MakePost = Callable[..., Post]
 RULES = Rules(("general",), limit=100)

@@ -23,7 +23,7 @@ from pipeline.download.content import (
     thumbnail,
 )
 from pipeline.recipe.dataset import MOST_PIXELS
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 
 def check(path: Path, extensions: tuple[str, ...]) -> Picture:

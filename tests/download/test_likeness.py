@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from pipeline.artefacts.alike import ALIKE, Seen, alike
 from pipeline.download.likeness import GRID, likeness, looks
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 
 def drawn(seed: int, size: tuple[int, int] = (300, 400)) -> Image.Image:

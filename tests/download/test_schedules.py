@@ -19,7 +19,7 @@ from demo.booru import BooruServer, running
 from demo.booru_dialects import Family
 from demo.booru_faults import Fault, Hit
 from demo.corpus import Corpus, Post
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 PROGRAM = """
 import sys

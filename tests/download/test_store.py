@@ -16,7 +16,7 @@ from pipeline.download.likeness import Looks
 from pipeline.download.posts import UNKNOWN, Post
 from pipeline.download.store import Store
 from pipeline.errors import UrushiError
-from pipeline.recipe.size import Size
+from pipeline.size import Size
 
 MakePost = Callable[..., Post]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.pictures.placement import Placement
 from pipeline.pictures.read import read_mask, same_shape
 from pipeline.pictures.unreadable import Unreadable
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 SIZE = Size(4, 2)
 WHOLE = Placement(SIZE, SIZE, 0, 0)

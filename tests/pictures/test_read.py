@@ -27,8 +27,8 @@ from pipeline.pictures.read import (
     vips_engine,
 )
 from pipeline.pictures.unreadable import Unreadable
-from pipeline.recipe import Size
 from pipeline.resize.ladder import place
+from pipeline.size import Size
 
 Make = Callable[..., Image.Image]
 Engine = ModuleType | None

@@ -10,10 +10,10 @@ from pipeline.artefacts.ledger import Candidate, Ledger, Refitted, RoundRow
 from pipeline.artefacts.receipts import write_receipt
 from pipeline.artefacts.workspace import BuildFolder
 from pipeline.preview.sample import picture_paths, sample_fingerprint, settings
-from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
 from pipeline.recipe.shots import shots
+from pipeline.size import Size
 
 Colour = tuple[int, int, int]
 SMALL = Size(16, 8)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from pipeline.errors import UrushiError
 from pipeline.preview.grid import PAPER, lay_out, typeface, wrap, write_grid
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 RED, GREEN, BLUE = (200, 10, 10), (10, 200, 10), (10, 10, 200)
 SMALL = Size(4, 4)

@@ -15,8 +15,8 @@ from pipeline.preview.counts import StageCount
 from pipeline.preview.data import DatasetFacts
 from pipeline.preview.report import write_report
 from pipeline.preview.slider import SIDES, embed, embedded_side
-from pipeline.recipe import Size
 from pipeline.recipe.preview import Preview
+from pipeline.size import Size
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
 PREVIEW = Preview(prompts=("a red circle", EVIL))

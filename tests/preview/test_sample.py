@@ -14,9 +14,9 @@ from pipeline.models.load import load_pipeline, load_text
 from pipeline.preview import draw
 from pipeline.preview.sample import sample, sample_fingerprint
 from pipeline.progress import Silent
-from pipeline.recipe import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview
+from pipeline.size import Size
 
 SIZE = Size(24, 16)
 BASE = Base(checkpoint=Path("base.safetensors"))
@@ -32,7 +32,7 @@ import pipeline.preview.stage
 from pathlib import Path
 from pipeline.preview.sample import sample
 from pipeline.progress import Silent
-from pipeline.recipe import Size
+from pipeline.size import Size
 from pipeline.recipe.base import Base
 from pipeline.recipe.base import Base
 from pipeline.recipe.preview import Preview

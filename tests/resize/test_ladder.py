@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RequestError
-from pipeline.recipe import Size
 from pipeline.recipe.resize import Resize
 from pipeline.resize.ladder import (
     Placement,
@@ -15,6 +14,7 @@ from pipeline.resize.ladder import (
     nearest_bucket,
     place,
 )
+from pipeline.size import Size
 
 LADDER_512 = (
     Size(320, 704),

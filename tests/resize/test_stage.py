@@ -21,8 +21,8 @@ from pipeline.artefacts.records import Failure, ImageRecord, ResizedRecord, read
 from pipeline.caption import stage as caption_stage
 from pipeline.errors import DiskFullError, RequestError, UrushiError
 from pipeline.progress import Silent
-from pipeline.recipe import Size
 from pipeline.resize import shards, stage
+from pipeline.size import Size
 
 Make = Callable[..., Image.Image]
 

@@ -3,11 +3,11 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.artefacts.records import ImageRecord
-from pipeline.recipe import Size
 from pipeline.recipe.resize import Resize
 from pipeline.resize.histogram import draw_histogram
 from pipeline.resize.ladder import ladders
 from pipeline.resize.survey import expected_places, survey
+from pipeline.size import Size
 
 
 def image(width: int, height: int) -> ImageRecord:

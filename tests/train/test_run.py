@@ -14,7 +14,8 @@ from pipeline.artefacts.chain import INDEX_FILE
 from pipeline.artefacts.records import LatentRecord, read_records
 from pipeline.models.places import EMPTY_CAPTION
 from pipeline.models.shards import open_latents, open_texts
-from pipeline.recipe import BuildRecipe, Size
+from pipeline.recipe import BuildRecipe
+from pipeline.size import Size
 from pipeline.train.counted import gaussian
 from pipeline.train.noise import drawn_noise
 from pipeline.train.plan import RoundTraining

@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import merge
 from pipeline.preview.draw import draw
 from pipeline.progress import Silent
-from pipeline.recipe import BuildRecipe, Size
+from pipeline.recipe import BuildRecipe
 from pipeline.recipe.preview import Preview
+from pipeline.size import Size
 from pipeline.train.plan import RoundTraining
 from pipeline.train.product import LORA
 from pipeline.train.round import train_round

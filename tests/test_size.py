@@ -1,4 +1,4 @@
-from pipeline.recipe import Size
+from pipeline.size import Size
 
 
 def test_size() -> None:
