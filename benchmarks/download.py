@@ -10,10 +10,9 @@ which is the least that can do it (*_ratio_unflushed leaves that out). What was 
 at the end alone, 9 GB in full: where thousands of files have just been removed, ext4 looks past
 each of them whenever a file is made. What is timed is the
 fetching of the files, not the reading of the posts before it nor the decoding after it. With
---gallery-dl PATH that program gets the same pictures too, from its start to its end: as it is, when
-it neither hashes nor flushes (*_ratio_gallery_dl), and with its own md5 of each file
-(*_ratio_gallery_dl_md5), which is nearer to the same work. Of large files our md5 alone takes more
-than half of the former's time, so two cores shared with the server leave no room to outrun that.
+--gallery-dl PATH that program gets the same pictures too, in turn, from its start to its end: as it
+is, when it neither hashes nor flushes (*_ratio_gallery_dl), and with its own md5 of each file
+(*_ratio_gallery_dl_md5), which is nearer to the same work.
 
 --json names: big_ratio_bare and small_ratio_bare (the bare loop's seconds over ours, at 2.9 MB and
 at 100 KB a file; the median of the pairs), rss_mb (our peak, MB).
@@ -101,24 +100,25 @@ def compare_in(asked: argparse.Namespace) -> dict[str, float]:
         ("big", BIG, 60 if asked.quick else 200),
         ("small", SMALL, 600 if asked.quick else 3000),
     ):
+        others = ("gallery_dl", "gallery_dl_md5") if asked.gallery_dl else ()
+        ratios: dict[str, list[float]] = {which: [] for which in ("bare", "unflushed", *others)}
+        seconds = []
         with serving(size, files) as url:
-            ratios, unflushed, seconds = [], [], []
             for _ in range(asked.pairs):
                 ours = run_apart("ours", url, asked)
                 bare = run_apart("bare", url, asked)
                 assert ours["files"] == bare["files"] == files
-                ratios.append(bare["seconds"] / ours["seconds"])
-                unflushed.append(bare["streamed"] / ours["seconds"])
                 seconds.append(ours["seconds"])
+                ratios["bare"].append(bare["seconds"] / ours["seconds"])
+                ratios["unflushed"].append(bare["streamed"] / ours["seconds"])
+                for which in others:
+                    took = gallery_dl(asked, url, files, which.endswith("md5"))
+                    ratios[which].append(took / ours["seconds"])
                 peaks.append(ours["rss_mb"])
-            best = statistics.median(seconds)
-            figures[f"{name}_ratio_bare"] = round(statistics.median(ratios), 3)
-            figures[f"{name}_ratio_unflushed"] = round(statistics.median(unflushed), 3)
-            figures[f"{name}_per_second"] = round(files / best, 1)
-            figures[f"{name}_mib_per_second"] = round(files * size / best / 2**20, 1)
-            for hashing in ("", "_md5") if asked.gallery_dl else ():
-                took = gallery_dl(asked, url, files, bool(hashing))
-                figures[f"{name}_ratio_gallery_dl{hashing}"] = round(took / best, 2)
+        best = statistics.median(seconds)
+        figures |= {f"{name}_ratio_{of}": round(statistics.median(ratios[of]), 3) for of in ratios}
+        figures[f"{name}_per_second"] = round(files / best, 1)
+        figures[f"{name}_mib_per_second"] = round(files * size / best / 2**20, 1)
     figures["rss_mb"] = round(max(peaks), 1)
     return figures
 
@@ -128,6 +128,7 @@ def run_apart(which: str, url: str, asked: argparse.Namespace) -> dict[str, Any]
     command = [sys.executable, __file__, "--run", which, url]
     command += ["--connections", str(asked.connections)]
     command += ["--folder", str(asked.folder)]
+    os.sync()  # What others wrote and did not flush would be on its way to the disk meanwhile.
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return dict(json.loads(done.stdout))
 
@@ -230,6 +231,7 @@ def gallery_dl(asked: argparse.Namespace, url: str, files: int, hashing: bool) -
     config.write_text(json.dumps({"extractor": {"Danbooru": settings}}))
     command = [str(asked.gallery_dl), "--config-ignore", "-c", str(config), "-q"]
     command += ["-D", f"{folder}/out", f"{url}/posts?tags=any"]
+    os.sync()
     began = time.perf_counter()
     subprocess.run(command, check=True)
     took = time.perf_counter() - began
