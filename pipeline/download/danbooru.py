@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.download import fields
-from pipeline.download.content import EXTENSIONS
+from pipeline.download.header import EXTENSIONS
 from pipeline.download.posts import CATEGORIES, Account, Malformed, Post, Question, Status
 from pipeline.download.terms import Search, split, terms_of
 from pipeline.recipe.dataset import Download

@@ -8,16 +8,15 @@ import atexit
 import os
 import queue
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from functools import lru_cache
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pipeline.download.content import Picture, Unusable, examine, glance
+from pipeline.download.content import examine
+from pipeline.download.header import Picture, Unusable, glance
 from pipeline.download.likeness import Looks
+from pipeline.download.worker import Worker, answer_all
 from pipeline.errors import UrushiError
 
 COUNT = 2
@@ -125,40 +124,25 @@ class _Decoder:
     """One process, asked one thing at a time."""
 
     def __init__(self, a_pixel: int, spare: int) -> None:
-        self._ours, theirs = Pipe()
-        code = "import sys; from pipeline.download.decoders import serve; serve(*sys.argv[1:])"
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, str(theirs.fileno()), str(a_pixel), str(spare)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                # What it inherits of threads would only map memory that is counted against it.
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(sys.path),
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "OMP_NUM_THREADS": "1",
-                },
-                # Ctrl-C is the parent's to answer; this one ends when the pipe does.
-                start_new_session=True,
-            )
+        self._worker = Worker(serve, a_pixel, spare)
+        self._pipe = self._worker.pipe
         try:
-            self._ours.recv()  # Before it has said that it is there, nothing is a picture's fault.
+            self._pipe.recv()  # Before it has said that it is there, nothing is a picture's fault.
         except (EOFError, ConnectionError):
             raise UrushiError(
-                f"A process to decode pictures in does not start ({self._ended()}). Above stands "
-                "what Python says of it."
+                "A process to decode pictures in does not start "
+                f"({self._worker.how_it_ended()}). Above stands what Python says of it."
             ) from None
 
     def ask(self, question: Question) -> Answer:
         """Raises _Failed, Unusable where no answer comes; the process is of no more use then."""
         try:
-            self._ours.send(question)
-            if not self._ours.poll(PATIENCE):
+            self._pipe.send(question)
+            if not self._pipe.poll(PATIENCE):
                 raise Unusable(f"its decoder came to no end within {PATIENCE:.0f} s")
-            answer: Answer | MemoryError = self._ours.recv()
+            answer: Answer | MemoryError = self._pipe.recv()
         except (EOFError, ConnectionError):
-            how = self._ended()
+            how = self._worker.how_it_ended()
             if how == signal.SIGKILL.name:  # No decoder does that to itself.
                 raise UrushiError(
                     "A process that decodes pictures was killed, most likely for want of memory. "
@@ -169,24 +153,15 @@ class _Decoder:
             raise _Failed("its decoder wants more memory than a picture of its size can need")
         return answer
 
-    def _ended(self) -> str:
-        code = self._process.wait()
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
     def end(self) -> None:
-        self._ours.close()
-        self._process.kill()
-        self._process.wait()
+        self._worker.kill()
 
 
 def serve(descriptor: str, a_pixel: str, spare: str) -> None:
     """The process: answers what comes through the pipe until its other end is closed."""
     at_rest = _mapped()
-    with Connection(int(descriptor)) as pipe, suppress(EOFError, ConnectionError):
-        pipe.send("ready")
-        while True:
-            question: Question = pipe.recv()
-            pipe.send(_answer(question, at_rest + int(spare), int(a_pixel)))
+    least, each = at_rest + int(spare), int(a_pixel)
+    answer_all(descriptor, lambda question: _answer(question, least, each))
 
 
 def _answer(question: Question, least: int, a_pixel: int) -> Answer | MemoryError:

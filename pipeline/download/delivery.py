@@ -18,13 +18,14 @@ import aiohttp
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.breaker import Breaker
 from pipeline.download.choice import Wanted
-from pipeline.download.content import Unusable
 from pipeline.download.fetch import Interrupted, NotAllowed, NotShown, TooQuick, receive
-from pipeline.download.landing import Landed, Landing
+from pipeline.download.header import Unusable
+from pipeline.download.landing import Landing
 from pipeline.download.pace import Pace, shared_pace
 from pipeline.download.pages import WORTH_SAYING
 from pipeline.download.parts import Part, begun_in
 from pipeline.download.patience import Patience
+from pipeline.download.placing import Landed
 from pipeline.download.posts import UNAVAILABLE, Post
 from pipeline.download.quarantine import (
     NotPromised,

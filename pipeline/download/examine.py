@@ -13,8 +13,8 @@ from itertools import islice
 from pipeline.artefacts.files import translated
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.choice import Wanted
-from pipeline.download.content import EXTENSIONS, Unusable
 from pipeline.download.decoders import COUNT, decoders
+from pipeline.download.header import EXTENSIONS, Unusable
 from pipeline.download.likeness import Looks
 from pipeline.download.store import Store
 from pipeline.progress import Progress

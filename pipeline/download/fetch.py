@@ -17,12 +17,12 @@ import aiohttp
 from pipeline.artefacts.files import translated
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.addresses import OutsideOnly
-from pipeline.download.content import EXTENSIONS, Unusable, glance
-from pipeline.download.landing import Landed
+from pipeline.download.header import EXTENSIONS, Unusable, glance
 from pipeline.download.md5 import new_md5
 from pipeline.download.pages import NOT_THERE, THROTTLED
 from pipeline.download.parts import WORTH_RESUMING, Part, part_of
 from pipeline.download.patience import Patience
+from pipeline.download.placing import Landed
 from pipeline.download.quarantine import NotPromised, Promise, put_aside
 from pipeline.download.sites import Site
 from pipeline.download.trouble import no_room_for, not_itself, reason

@@ -24,8 +24,8 @@ from pipeline.artefacts.masks import is_label
 from pipeline.artefacts.receipts import Receipt
 from pipeline.artefacts.records import Failure, ImageRecord
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import FOLDER_EXTENSIONS, Unusable
 from pipeline.download.decoders import decoders
+from pipeline.download.header import FOLDER_EXTENSIONS, Unusable
 from pipeline.download.images import Export, merged_tags, write_images
 from pipeline.download.rules import Exclusion, exclusions
 from pipeline.errors import RequestError

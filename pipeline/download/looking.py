@@ -4,8 +4,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from pipeline.download.content import Unusable
 from pipeline.download.examine import AHEAD, THREADS, Examiner
+from pipeline.download.header import Unusable
 from pipeline.download.likeness import Looks
 from pipeline.errors import UrushiError
 

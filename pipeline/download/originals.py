@@ -19,14 +19,14 @@ import aiohttp
 from pipeline.artefacts.workspace import DatasetFolder, original_name
 from pipeline.download.breaker import Breaker
 from pipeline.download.choice import Wanted
-from pipeline.download.content import EXTENSIONS, Picture
 from pipeline.download.delivery import AskAgain, Delivery, End, Notes
 from pipeline.download.examine import Examiner
 from pipeline.download.fetch import adopt, open_session
-from pipeline.download.landing import Landed
+from pipeline.download.header import EXTENSIONS, Picture
 from pipeline.download.looking import Looking
 from pipeline.download.parts import part_of
 from pipeline.download.patience import Patience
+from pipeline.download.placing import Landed
 from pipeline.download.sites import Site
 from pipeline.download.store import Store
 from pipeline.errors import DiskFullError

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.md5 import Md5, new_md5
 
+Bytes = bytes | memoryview
 SUFFIX = ".part"
 VALIDATOR = ".etag"
 WORTH_RESUMING = 256 * 1024
@@ -29,7 +30,7 @@ class Part:
     md5: Md5 = field(default_factory=Md5)
     """Of those that are in the file. See `digest`."""
     _handle: BinaryIO | None = None
-    _held: list[bytes] = field(default_factory=list)
+    _held: list[Bytes] = field(default_factory=list)
     _hashed: int = 0
     """Of the chunks that are held."""
     _name: str | None = None
@@ -73,7 +74,7 @@ class Part:
         """Goes on behind the last byte."""
         self._handle = open(self.path, "ab", buffering=0)  # noqa: SIM115 - until close().
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: Bytes) -> None:
         """Adds bytes. Few are held in memory: making a file can wait for the disk."""
         self.length += len(chunk)
         if self._handle is not None:
@@ -100,8 +101,10 @@ class Part:
         self._hashed = len(self._held)
 
     @property
-    def in_memory(self) -> bytes | None:
+    def in_memory(self) -> Bytes | None:
         """All of it, where none of it is in the file."""
+        if len(self._held) == 1:
+            return self._held[0]
         return b"".join(self._held) if self._held else None
 
     def keep(self) -> None:
@@ -160,7 +163,7 @@ def begun_in(folder: DatasetFolder) -> set[str]:
     return {path.stem for path in folder.parts.glob(f"*{SUFFIX}")}
 
 
-def _write(handle: BinaryIO, chunk: bytes) -> None:
+def _write(handle: BinaryIO, chunk: Bytes) -> None:
     """An unbuffered write may take less than all."""
     view = memoryview(chunk)
     while view:

@@ -6,7 +6,7 @@ The same other picture twice is what the site has, and fetching it again would b
 from dataclasses import dataclass
 
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.content import EXTENSIONS, Unusable, glance
+from pipeline.download.header import EXTENSIONS, Unusable, glance
 from pipeline.download.parts import Part
 
 

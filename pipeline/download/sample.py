@@ -21,7 +21,8 @@ from pipeline.artefacts.files import write_bytes
 from pipeline.artefacts.records import ImageRecord, read_records
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.booru import Visit
-from pipeline.download.content import FOLDER_EXTENSIONS, Unusable, thumbnail
+from pipeline.download.content import thumbnail
+from pipeline.download.header import FOLDER_EXTENSIONS, Unusable
 from pipeline.errors import UrushiError
 from pipeline.size import Size
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pipeline.download.content import Picture
 from pipeline.download.database import Database
+from pipeline.download.header import Picture
 from pipeline.download.likeness import Looks
 from pipeline.download.moments import now
 from pipeline.download.posts import UNKNOWN, Post

@@ -6,7 +6,7 @@ temporary tables that say what is barred. Nothing of it is kept but by whoever w
 
 from collections.abc import Iterator
 
-from pipeline.download.content import EXTENSIONS
+from pipeline.download.header import EXTENSIONS
 from pipeline.download.posts import UNAVAILABLE, UNKNOWN
 from pipeline.download.rules import KINDS, Exclusion, Kind, Rules
 from pipeline.download.store import Store

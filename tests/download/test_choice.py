@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.download.choice import Choice, files_known
-from pipeline.download.content import Picture
+from pipeline.download.header import Picture
 from pipeline.download.likeness import Looks
 from pipeline.download.posts import UNKNOWN, Post
 from pipeline.download.rules import Exclusion, Rules

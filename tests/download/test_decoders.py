@@ -14,8 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from pipeline.download.content import EXTENSIONS, Unusable, examine
+from pipeline.download.content import examine
 from pipeline.download.decoders import Decoders, decoders
+from pipeline.download.header import EXTENSIONS, Unusable
 from pipeline.errors import UrushiError
 
 MOST_PIXELS = 10**8

@@ -11,9 +11,10 @@ from PIL import Image
 
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download import landing
-from pipeline.download.content import Unusable
-from pipeline.download.landing import Landed, Landing
+from pipeline.download.header import Unusable
+from pipeline.download.landing import Landing
 from pipeline.download.parts import WORTH_RESUMING, Part, part_of
+from pipeline.download.placing import Landed, Placing
 from pipeline.download.quarantine import NotPromised, Promise, StableMismatch
 
 
@@ -103,6 +104,16 @@ def test_what_is_removed_before_it_lands_is_no_empty_picture(tmp_path: Path) -> 
     assert list(folder.parts.iterdir()) == []
 
 
+def test_a_fault_of_our_own_is_told_and_not_waited_for(tmp_path: Path, monkeypatch) -> None:
+    def faulty(*asked: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(Placing, "place", faulty)
+    content = png(1)
+    (end,) = land(DatasetFolder(tmp_path), {md5_of(content): content})
+    assert isinstance(end, KeyError)
+
+
 def test_a_file_of_no_bytes_is_no_picture(tmp_path: Path) -> None:
     folder = DatasetFolder(tmp_path)
 
@@ -150,6 +161,7 @@ def test_as_many_lanes_as_there_are_land_all_that_comes(
             await places.land(came(folder, content, md5), Promise(md5, None, 10**6))
 
         await asyncio.gather(*(one(md5, content) for md5, content in good.items()))
+        places.close()
 
     asyncio.run(one_after_the_other())
     assert {path.stem for path in folder.originals.rglob("*.png")} == good.keys()

@@ -15,8 +15,9 @@ import pytest
 from demo.booru import BooruServer
 from demo.corpus import Corpus
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.landing import MANY, Landed, Landing
+from pipeline.download.landing import Landing
 from pipeline.download.parts import part_of
+from pipeline.download.placing import MANY, Landed
 from pipeline.download.quarantine import Promise
 from pipeline.errors import UrushiError
 

@@ -19,6 +19,7 @@ from demo.booru import BooruServer, running
 from demo.booru_dialects import Family
 from demo.booru_faults import Fault, Hit
 from demo.corpus import Corpus, Post
+from pipeline.download import beside
 from pipeline.size import Size
 
 PROGRAM = """
@@ -51,6 +52,18 @@ PASSING = (
 )
 """After which the file comes."""
 LASTING = (Fault(status=404), Fault(status=403), Fault(status=451), Fault(body=b"never"))
+
+
+TELLING = """
+from pipeline.download import beside
+beside.WORTH_IT = 1
+ask = beside.Beside._ask
+def told(self, arrivals):
+    print(len(arrivals), flush=True)
+    return ask(self, arrivals)
+beside.Beside._ask = told
+"""
+"""Has even a few files placed by a process of its own, and tells of each batch that it is given."""
 
 
 def many(count: int, seed: int) -> Corpus:
@@ -94,14 +107,14 @@ def schedule(corpus: Corpus, share: float, seed: int, lasting: tuple[Fault, ...]
 
 
 @contextmanager
-def started(downloading) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-c", PROGRAM, str(downloading.recipe), str(downloading.workspace)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+def started(downloading, before: str = "") -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-c", before + PROGRAM]
+    command += [str(downloading.recipe), str(downloading.workspace)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run_killed(downloading, booru: BooruServer, kills: list[int]) -> int:
@@ -150,6 +163,25 @@ def test_after_any_schedule_each_file_has_one_end(
             booru.url, site=site, ratings=ratings, connections=connections, requests_per_second=400
         )
         run_killed(downloading, booru, [rng.randrange(2, 25) for _ in range(2)])
+    check_the_end(downloading, corpus, plan)
+
+
+@pytest.mark.skipif(not beside.CAN, reason="the system has no such processes")
+def test_killed_while_a_process_places_its_files_each_has_one_end(downloading) -> None:
+    corpus = many(600, 4)
+    plan = schedule(corpus, 0.1, 4, LASTING)
+    killed = 0
+    with running(corpus=corpus, faults=plan.plan) as booru:
+        downloading.write(booru.url, connections=4, requests_per_second=1000)
+        for batches in (1, 3, 2):
+            with started(downloading, TELLING) as process:
+                assert process.stdout is not None
+                told = [process.stdout.readline() for _ in range(batches)]
+                process.kill()
+            killed += all(told)
+        with started(downloading, TELLING) as process:
+            assert process.wait() == 0
+    assert killed >= 2
     check_the_end(downloading, corpus, plan)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.download.content import Picture
+from pipeline.download.header import Picture
 from pipeline.download.likeness import Looks
 from pipeline.download.posts import UNKNOWN, Post
 from pipeline.download.store import Store
