@@ -82,10 +82,15 @@ def run(job: Job, progress: Progress) -> Outcome:
         UrushiError: not one picture, or not the empty caption, could be encoded.
     """
     already, lines = True, []
-    for _, dataset in job.datasets:
-        caching = _Caching(job, dataset, cache_folders(job, dataset), progress)
+    wants_text = job.recipe.caches_text
+    cachings = [
+        _Caching(job, dataset, cache_folders(job, dataset), progress) for _, dataset in job.datasets
+    ]
+    for caching in cachings:
+        _check_inputs(caching)
+    for caching in cachings:
+        dataset = caching.dataset
         latents, text = caching.latents_done(), caching.text_done()
-        wants_text = job.recipe.caches_text
         if latents is None or (text is None and wants_text):
             already = False
             with locked(job.dataset_folder(dataset).root):
@@ -114,11 +119,24 @@ def run(job: Job, progress: Progress) -> Outcome:
     return Outcome("cache", already, "; ".join(lines))
 
 
+def _check_inputs(caching: _Caching) -> None:
+    """That what is read is there: before hours of another dataset, or of pictures, are spent.
+
+    Raises:
+        RequestError: an earlier stage has not run.
+    """
+    job, folders, name = caching.job, caching.folders, caching.dataset.name
+    if not caching.latents_done() and not done(folders.resized, folders.resized_fingerprint):
+        lacking = f"The pictures of {name} are not resized yet"
+        raise too_early(job, lacking, folders.resized, "resize")
+    wants_text = job.recipe.caches_text and not caching.text_done()
+    if wants_text and not done(folders.captions, folders.captions_fingerprint):
+        lacking = f"The captions of {name} are not written yet"
+        raise too_early(job, lacking, folders.captions, "caption")
+
+
 def _make_latents(caching: _Caching) -> Receipt:
     job, folders = caching.job, caching.folders
-    if done(folders.resized, folders.resized_fingerprint) is None:
-        lacking = f"The pictures of {caching.dataset.name} are not resized yet"
-        raise too_early(job, lacking, folders.resized, "resize")
     base, settings = job.recipe.base, job.recipe.cache
     check_arithmetic(job.recipe)
     pictures: Iterable[ResizedRecord] = each_record(
@@ -173,9 +191,6 @@ def _as_originals(
 
 def _make_text(caching: _Caching) -> Receipt:
     job, folders = caching.job, caching.folders
-    if done(folders.captions, folders.captions_fingerprint) is None:
-        lacking = f"The captions of {caching.dataset.name} are not written yet"
-        raise too_early(job, lacking, folders.captions, "caption")
     base = job.recipe.base
     captions = each_record(folders.captions / chain.CAPTIONS_FILE, CaptionRecord)
     row_bytes = text_row_bytes(_text_configurations(job), base.tokens // 75)

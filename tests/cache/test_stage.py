@@ -448,9 +448,8 @@ def test_earlier_stages_must_have_run(
     (prepared.folders.captions / "receipt.json").unlink()
     with pytest.raises(RequestError, match=rf"captions of set .* `urushi caption {recipe}`"):
         run(prepared.job, told)
+    assert not prepared.folders.latents.exists(), "hours were spent before that was said"
     (prepared.folders.resized / "receipt.json").unlink()
-    for path in prepared.folders.latents.iterdir():
-        path.unlink()
     with pytest.raises(RequestError, match=rf"pictures of set .* `urushi resize {recipe}`"):
         run(prepared.job, told)
     (prepared.root / "images" / "receipt.json").unlink()
