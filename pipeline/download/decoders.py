@@ -154,6 +154,8 @@ class _Decoder:
         return answer
 
     def end(self) -> None:
+        # At once: an error that someone keeps would keep the pipe with it.
+        self._pipe.close()
         self._worker.kill()
 
 

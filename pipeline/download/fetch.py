@@ -1,7 +1,7 @@
 """One file over HTTP into a part: streamed, hashed on the way, and judged by its md5.
 
 A part outlives a stop or a kill, and the next attempt asks for the rest of it. The order in which
-things reach the disk: the part, its fsync, the new name, the folder's fsync (landing.py); whoever
+things reach the disk: the part, its fsync, the new name, the folder's fsync (placing.py); whoever
 called notes it in the store after that.
 """
 

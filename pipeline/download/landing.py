@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from pipeline.artefacts.files import translated
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.beside import Beside
 from pipeline.download.parts import Part
-from pipeline.download.placing import Arrival, End, Landed, OtherBytes, Placing
+from pipeline.download.placing import Arrival, Landed, OtherBytes, Placed, Placing
+from pipeline.download.placing_process import PlacingProcess
 from pipeline.download.quarantine import Promise, put_aside
 
 LANES = 2
@@ -28,7 +28,7 @@ class Landing:
     def __init__(self, folder: DatasetFolder) -> None:
         self._folder = folder
         self._placing = Placing(folder)
-        self._beside = Beside(folder)
+        self._process = PlacingProcess(folder)
         self._waiting: list[tuple[Arrival, asyncio.Future[Landed]]] = []
         self._gathering: asyncio.TimerHandle | None = None
         self._lanes = 0
@@ -47,11 +47,11 @@ class Landing:
         return await end
 
     def close(self) -> None:
-        """Begins nothing more: no one waits any longer."""
+        """Begins nothing more: no one waits any longer. What threads have begun they finish."""
         if self._gathering is not None:
             self._gathering.cancel()
         self._waiting = []
-        self._beside.close()
+        self._process.close()
 
     def _gather(self) -> None:
         if self._waiting and self._gathering is None and self._lanes < LANES:
@@ -67,7 +67,7 @@ class Landing:
         work.add_done_callback(lambda done: self._tell(told, done))
 
     def _tell(
-        self, waiting: Sequence["asyncio.Future[Landed]"], done: "asyncio.Future[list[End]]"
+        self, waiting: Sequence["asyncio.Future[Landed]"], done: "asyncio.Future[list[Placed]]"
     ) -> None:
         self._lanes -= 1
         failure = done.exception()
@@ -81,10 +81,10 @@ class Landing:
                 told.set_exception(end)
         self._gather()
 
-    def _place(self, arrivals: Sequence[Arrival]) -> list[End]:
+    def _place(self, arrivals: Sequence[Arrival]) -> list[Placed]:
         """The end of each, in a thread."""
         small = [arrival for arrival in arrivals if arrival[0].is_in_memory]
-        ends = self._beside.place(small)
+        ends = self._process.place(small)
         ends |= self._placing.place([a for a in arrivals if a[1].md5 not in ends])
         for part, promise in arrivals:
             if isinstance(ends[promise.md5], OtherBytes):

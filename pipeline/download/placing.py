@@ -35,12 +35,12 @@ class Landed:
 
 
 class OtherBytes(Exception):
-    """The md5 is not the one that was promised. The part is as it was."""
+    """The md5 is not the one that was promised. The bytes are where they were."""
 
 
 Arrival = tuple[Part, Promise]
 """A whole part, and what its post says of it."""
-End = Landed | Exception
+Placed = Landed | Exception
 """What became of it: `OtherBytes`; Unusable, and the part is removed; the disk's refusals."""
 
 
@@ -51,7 +51,7 @@ class Placing:
         self._folder = folder
         self._made: set[Path] = set()
 
-    def place(self, arrivals: Sequence[Arrival]) -> dict[str, End]:
+    def place(self, arrivals: Sequence[Arrival]) -> dict[str, Placed]:
         """Each of `arrivals` to originals/ab/cd/MD5.ext; the end of each, by the promised md5.
 
         Raises nothing: every one of them is waited for.
@@ -62,9 +62,9 @@ class Placing:
         except Exception as error:  # noqa: BLE001 - the end of each item, whatever it is.
             return {promise.md5: error for _, promise in arrivals}
 
-    def _place(self, arrivals: Sequence[Arrival]) -> dict[str, End]:
+    def _place(self, arrivals: Sequence[Arrival]) -> dict[str, Placed]:
         """All of them step by step, so that they wait for the disk only twice."""
-        ends: dict[str, End] = {}
+        ends: dict[str, Placed] = {}
         moves: dict[str, tuple[Path, Path]] = {}
         for part, promise in arrivals:
             with _noted(ends, promise.md5, part.path):
@@ -129,7 +129,7 @@ def _kept(part: Part, promise: Promise) -> Picture:
 
 
 @contextmanager
-def _noted(ends: dict[str, End], md5: str, path: Path) -> Iterator[None]:
+def _noted(ends: dict[str, Placed], md5: str, path: Path) -> Iterator[None]:
     """What goes wrong with one part is told to the one that waits for it."""
     try:
         with translated(path):
@@ -138,7 +138,7 @@ def _noted(ends: dict[str, End], md5: str, path: Path) -> Iterator[None]:
         ends[md5] = error
 
 
-def _sync(paths: dict[str, Path], ends: dict[str, End]) -> None:
+def _sync(paths: dict[str, Path], ends: dict[str, Placed]) -> None:
     """Brings the path of each that is well to the disk; what fails is its end."""
     for md5, path in paths.items():
         if isinstance(ends[md5], Landed):

@@ -60,10 +60,14 @@ def test_memory_beyond_what_the_size_can_need_is_refused_by_two_processes(
         before = _children()
         strict.examine(small, EXTENSIONS, MOST_PIXELS)
         before = _children() - before
-        with pytest.raises(Unusable, match="more memory than a picture of its size can need"):
+        opened = psutil.Process().num_fds()
+        too_much = "more memory than a picture of its size can need"
+        with pytest.raises(Unusable, match=too_much) as kept:
             strict.examine(large, EXTENSIONS, MOST_PIXELS)
         strict.examine(small, EXTENSIONS, MOST_PIXELS)
         assert not _children() & before, "one that ran out of memory is not asked again"
+        assert kept.value
+        assert psutil.Process().num_fds() == opened, "an error that is kept keeps a pipe open"
     finally:
         strict.close()
     assert decoders().examine(large, EXTENSIONS, MOST_PIXELS)[0].size.area == 16_000_000

@@ -19,7 +19,7 @@ from demo.booru import BooruServer, running
 from demo.booru_dialects import Family
 from demo.booru_faults import Fault, Hit
 from demo.corpus import Corpus, Post
-from pipeline.download import beside
+from pipeline.download import placing_process
 from pipeline.size import Size
 
 PROGRAM = """
@@ -55,13 +55,13 @@ LASTING = (Fault(status=404), Fault(status=403), Fault(status=451), Fault(body=b
 
 
 TELLING = """
-from pipeline.download import beside
-beside.WORTH_IT = 1
-ask = beside.Beside._ask
+from pipeline.download import placing_process
+placing_process.WORTH_IT = 1
+ask = placing_process.PlacingProcess._ask
 def told(self, arrivals):
     print(len(arrivals), flush=True)
     return ask(self, arrivals)
-beside.Beside._ask = told
+placing_process.PlacingProcess._ask = told
 """
 """Has even a few files placed by a process of its own, and tells of each batch that it is given."""
 
@@ -166,7 +166,7 @@ def test_after_any_schedule_each_file_has_one_end(
     check_the_end(downloading, corpus, plan)
 
 
-@pytest.mark.skipif(not beside.CAN, reason="the system has no such processes")
+@pytest.mark.skipif(not placing_process.CAN, reason="the system has no such processes")
 def test_killed_while_a_process_places_its_files_each_has_one_end(downloading) -> None:
     corpus = many(600, 4)
     plan = schedule(corpus, 0.1, 4, LASTING)
