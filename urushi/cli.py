@@ -44,6 +44,9 @@ def main() -> None:
     # has other work. So they spin for some microseconds. Read when torch is first imported.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Processes that we start look for no modules in the folder that we stand in: a script of the
+    # user's may be called random.py.
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         app()
     except (UrushiError, MergeError) as error:

@@ -28,7 +28,8 @@ class Worker:
         with theirs:
             end = theirs.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code + "serve(*sys.argv[1:])", str(end)]
+                # -P: a file in the folder that we stand in must hide no module.
+                [sys.executable, "-P", "-c", code + "serve(*sys.argv[1:])", str(end)]
                 + [str(argument) for argument in arguments],
                 pass_fds=[end, *files],
                 stdin=subprocess.DEVNULL,

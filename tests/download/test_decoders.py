@@ -48,6 +48,16 @@ def test_what_comes_back_is_what_the_decoder_found(
     assert _children() == before  # One process did all that.
 
 
+def test_a_script_where_one_stands_hides_no_module(
+    two: Decoders, picture: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random.py").write_text("raise SystemExit('not this one')\n")
+    path = tmp_path / "a.png"
+    picture(60, 40).save(path)
+    assert two.examine(path, EXTENSIONS, MOST_PIXELS)[0].size == (60, 40)
+
+
 def test_memory_beyond_what_the_size_can_need_is_refused_by_two_processes(
     picture: Any, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def urushi_here(
         with monkeypatch.context() as here:
             here.chdir(tmp_path)
             here.setenv("URUSHI_WORKSPACE", str(tmp_path / "workspace"))
+            here.setenv("PYTHONSAFEPATH", "1")  # Which main() sets: for here alone.
             here.setattr(sys, "argv", ["urushi", *map(str, words)])
             with pytest.raises(SystemExit) as end:
                 main()
