@@ -124,7 +124,7 @@ def unet_of(path: Path) -> "UNet2DConditionModel":
 
 
 def check_the_arithmetic(build: Path, ledger: dict[str, Any]) -> None:
-    """origin + sum of strength x alpha / rank x up x down, from the files, by diffusers' names."""
+    """origin + sum of final strength x alpha / rank x up x down, by diffusers' names."""
     import torch
     from safetensors.torch import load_file
 
@@ -138,7 +138,7 @@ def check_the_arithmetic(build: Path, ledger: dict[str, Any]) -> None:
             key = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
             if name.endswith(".weight") and f"{key}.alpha" in factors:
                 up, down = factors[f"{key}.lora_up.weight"], factors[f"{key}.lora_down.weight"]
-                scale = row["strength"] * float(factors[f"{key}.alpha"]) / down.shape[0]
+                scale = row["final_strength"] * float(factors[f"{key}.alpha"]) / down.shape[0]
                 delta = scale * (up.flatten(1) @ down.flatten(1))
                 totals[name] += delta.reshape(totals[name].shape)
                 used += 1
