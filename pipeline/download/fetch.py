@@ -100,7 +100,7 @@ async def receive(
 
     `fresh` asks caches on the way to stand aside, and begins at the first byte. `begun` is False
     where there can be no part yet: the disk is not asked then. Without `at_once`, what is in memory
-    is not looked at: `Landing` hashes it, in a thread, with others.
+    is not looked at: `Landing` hashes it, with others.
 
     Raises:
         Interrupted, TooQuick, NotShown: see there. The part stays.

@@ -7,10 +7,9 @@ file costs as much as to fetch it; and in a process of its own where even thread
 import asyncio
 from collections.abc import Sequence
 
-from pipeline.artefacts.files import translated
 from pipeline.artefacts.workspace import DatasetFolder
 from pipeline.download.parts import Part
-from pipeline.download.placing import Arrival, Landed, OtherBytes, Placed, Placing
+from pipeline.download.placing import Arrival, Landed, OtherBytes, Placed, Placing, noted
 from pipeline.download.placing_process import PlacingProcess
 from pipeline.download.quarantine import Promise, put_aside
 
@@ -88,12 +87,6 @@ class Landing:
         ends |= self._placing.place([a for a in arrivals if a[1].md5 not in ends])
         for part, promise in arrivals:
             if isinstance(ends[promise.md5], OtherBytes):
-                ends[promise.md5] = self._put_aside(part, promise)
+                with noted(ends, promise.md5, part.path):
+                    raise put_aside(part, promise, self._folder)
         return [ends[promise.md5] for _, promise in arrivals]
-
-    def _put_aside(self, part: Part, promise: Promise) -> Exception:
-        try:
-            with translated(part.path):
-                return put_aside(part, promise, self._folder)
-        except Exception as error:  # noqa: BLE001 - one item's end, whatever it is.
-            return error

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections import deque
 
+Bytes = bytes | memoryview
 MOST_BEHIND = 4 * 1024 * 1024
 """Bytes that may wait to be hashed, of each file."""
 
@@ -21,17 +22,17 @@ class Md5:
 
     def __init__(self, begun: "hashlib._Hash | None" = None) -> None:
         self._hash = begun or new_md5()
-        self._waiting: deque[bytes | memoryview] = deque()
+        self._waiting: deque[Bytes] = deque()
         # Two counts, each written by one thread alone.
         self._fed = 0
         self._hashed = 0
         self._job: asyncio.Future[None] | None = None
 
-    def update(self, chunk: bytes | memoryview) -> None:
+    def update(self, chunk: Bytes) -> None:
         """Hashes at once: a thread costs more than a small file's bytes. Not after `follow`."""
         self._hash.update(chunk)
 
-    def follow(self, chunk: bytes | memoryview) -> None:
+    def follow(self, chunk: Bytes) -> None:
         """Has the bytes hashed in a thread, behind those that wait already."""
         self._waiting.append(chunk)
         self._fed += len(chunk)

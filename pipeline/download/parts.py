@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.artefacts.workspace import DatasetFolder
-from pipeline.download.md5 import Md5, new_md5
+from pipeline.download.md5 import Bytes, Md5, new_md5
 
-Bytes = bytes | memoryview
 SUFFIX = ".part"
 VALIDATOR = ".etag"
 WORTH_RESUMING = 256 * 1024

@@ -67,7 +67,7 @@ class Placing:
         ends: dict[str, Placed] = {}
         moves: dict[str, tuple[Path, Path]] = {}
         for part, promise in arrivals:
-            with _noted(ends, promise.md5, part.path):
+            with noted(ends, promise.md5, part.path):
                 picture = _kept(part, promise)
                 final = self._folder.original(promise.md5, picture.extension)
                 moves[promise.md5] = part.path, final
@@ -78,7 +78,7 @@ class Placing:
             _sync({md5: path for md5, (path, _) in moves.items()}, ends)
         for md5, (path, final) in moves.items():
             if isinstance(ends[md5], Landed):
-                with _noted(ends, md5, path):
+                with noted(ends, md5, path):
                     self._move(path, final)
         if not (one_call and self._sync_all()):
             _sync({md5: final.parent for md5, (_, final) in moves.items()}, ends)
@@ -129,7 +129,7 @@ def _kept(part: Part, promise: Promise) -> Picture:
 
 
 @contextmanager
-def _noted(ends: dict[str, Placed], md5: str, path: Path) -> Iterator[None]:
+def noted(ends: dict[str, Placed], md5: str, path: Path) -> Iterator[None]:
     """What goes wrong with one part is told to the one that waits for it."""
     try:
         with translated(path):
@@ -142,5 +142,5 @@ def _sync(paths: dict[str, Path], ends: dict[str, Placed]) -> None:
     """Brings the path of each that is well to the disk; what fails is its end."""
     for md5, path in paths.items():
         if isinstance(ends[md5], Landed):
-            with _noted(ends, md5, path):
+            with noted(ends, md5, path):
                 sync_folder(path)  # A file's bytes alike.
